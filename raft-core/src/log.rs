@@ -1,0 +1,423 @@
+//! The log (§5.3): entries, what of them is committed, what is durable, and the memberships among them.
+
+use alloc::collections::VecDeque;
+use alloc::vec::Vec;
+
+use crate::membership::{Membership, MembershipStack};
+use crate::types::{Entry, EntryId, Index, Payload, Term, WriteId};
+
+/// The entries of this node, in order, with what is known of them.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Log {
+    slots: VecDeque<Slot>,
+    /// The last entry before those in `slots`. Zero while the log is whole.
+    before: EntryId,
+    memberships: MembershipStack,
+    /// The highest entry known to be committed. Never moves back, never past the last entry.
+    commit_index: Index,
+    durability: Durability,
+}
+
+/// An entry and the size of all entries up to it, so that the size of any range is one subtraction and can't drift.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Slot {
+    entry: Entry,
+    end_bytes: u64,
+}
+
+/// How a leader's entries were fitted into the log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Spliced {
+    /// The first entry that was cut off because the leader's differ from there on.
+    pub truncated_from: Option<Index>,
+    /// The first entry that is new.
+    pub appended_from: Option<Index>,
+    /// Whether another membership is in force than before.
+    pub membership_changed: bool,
+}
+
+impl Log {
+    /// The log of a node that has stored `entries`, all of them durable, of which those up to `commit_index` are committed.
+    pub fn new(entries: Vec<Entry>, commit_index: Index) -> Self {
+        let mut log = Self {
+            slots: VecDeque::with_capacity(entries.len()),
+            before: EntryId::ZERO,
+            memberships: MembershipStack::default(),
+            commit_index,
+            durability: Durability::default(),
+        };
+        entries.into_iter().for_each(|entry| log.append(entry));
+        assert!(commit_index <= log.last().index, "only stored entries are committed");
+        log.durability = Durability::all_durable(log.last().index);
+        log
+    }
+
+    /// The last entry; zero if there is none.
+    pub fn last(&self) -> EntryId {
+        self.slots.back().map_or(self.before, |slot| slot.entry.id)
+    }
+
+    /// The term of the entry at `index`, if the log knows it.
+    pub fn term_at(&self, index: Index) -> Option<Term> {
+        if index == self.before.index {
+            return Some(self.before.term);
+        }
+        self.position(index).map(|position| self.slots[position].entry.id.term)
+    }
+
+    /// Whether the log holds this very entry, and so the same entries as any log that does (§5.3).
+    pub fn contains(&self, id: EntryId) -> bool {
+        self.term_at(id.index) == Some(id.term)
+    }
+
+    /// The last entry whose index and term are not above those given: where two logs may agree, skipping whole terms (§5.3).
+    pub fn last_not_above(&self, index: Index, term: Term) -> EntryId {
+        let end = self.slots.partition_point(|Slot { entry, .. }| entry.id.index <= index && entry.id.term <= term);
+        if end == 0 { self.before } else { self.slots[end - 1].entry.id }
+    }
+
+    /// Entries from `from` on: at least one, if there is one, and then as many as fit in `max_bytes`.
+    pub fn entries(&self, from: Index, max_bytes: u64) -> Vec<Entry> {
+        let Some(start) = self.position(from) else { return Vec::new() };
+        let limit = self.end_bytes_before(from).saturating_add(max_bytes);
+        let fitting = self.slots.partition_point(|slot| slot.end_bytes <= limit);
+        let end = fitting.max(start + 1);
+        self.slots.range(start..end).map(|slot| slot.entry.clone()).collect()
+    }
+
+    /// The entries from `from` up to `to`, both included.
+    pub fn range(&self, from: Index, to: Index) -> Vec<Entry> {
+        match (self.position(from), self.position(to)) {
+            (Some(start), Some(end)) if start <= end => {
+                self.slots.range(start..=end).map(|slot| slot.entry.clone()).collect()
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    /// Appends one entry after the last.
+    pub fn append(&mut self, entry: Entry) {
+        let last = self.last();
+        assert!(entry.id.index == last.index.next(), "entries follow each other without a gap");
+        assert!(entry.id.term >= last.term, "terms never fall along the log");
+        if let Payload::Membership(membership) = &entry.payload {
+            self.memberships.push(entry.id.index, membership.clone());
+        }
+        let end_bytes = self.end_bytes() + entry.size_bytes();
+        self.slots.push_back(Slot { entry, end_bytes });
+    }
+
+    /// Makes the log hold `entries`, which follow each other and one that it holds. Existing entries are cut off only from the first
+    /// that differs (§5.3), so a late message can't undo a later one.
+    ///
+    /// Fails, changing nothing, with the committed entry that would have to go.
+    pub fn splice(&mut self, entries: Vec<Entry>) -> Result<Spliced, EntryId> {
+        let known = entries.iter().take_while(|entry| self.contains(entry.id)).count();
+        let Some(first_new) = entries.get(known).map(|entry| entry.id.index) else {
+            return Ok(Spliced::default());
+        };
+        let mut membership_changed = false;
+        let conflict = self.term_at(first_new).map(|term| EntryId::new(first_new, term));
+        if let Some(conflict) = conflict {
+            if first_new <= self.commit_index {
+                return Err(conflict);
+            }
+            membership_changed = self.truncate(first_new);
+        }
+        for entry in entries.into_iter().skip(known) {
+            membership_changed |= matches!(entry.payload, Payload::Membership(_));
+            self.append(entry);
+        }
+        Ok(Spliced { truncated_from: conflict.map(|id| id.index), appended_from: Some(first_new), membership_changed })
+    }
+
+    /// Returns whether a membership went with the entries.
+    fn truncate(&mut self, from: Index) -> bool {
+        assert!(from > self.commit_index, "committed entries stay");
+        let keep = self.position(from).expect("only stored entries are cut off");
+        self.slots.truncate(keep);
+        self.durability.truncate(from);
+        self.memberships.truncate(from)
+    }
+
+    /// The membership in force.
+    pub fn membership(&self) -> &Membership {
+        self.memberships.effective()
+    }
+
+    /// The membership that can't be rolled back any more.
+    pub fn committed_membership(&self) -> &Membership {
+        self.memberships.committed(self.commit_index)
+    }
+
+    /// The highest entry known to be committed.
+    pub fn commit_index(&self) -> Index {
+        self.commit_index
+    }
+
+    /// Notes that entries up to `index`, all of which the log holds, are committed. An older index is ignored.
+    pub fn commit_to(&mut self, index: Index) {
+        assert!(index <= self.last().index, "only stored entries commit");
+        self.commit_index = self.commit_index.max(index);
+    }
+
+    /// The size of the entries that are not committed yet.
+    pub fn uncommitted_bytes(&self) -> u64 {
+        self.end_bytes() - self.end_bytes_before(self.commit_index.next())
+    }
+
+    /// The highest entry that is durable on this node.
+    pub fn durable_index(&self) -> Index {
+        self.durability.durable_index
+    }
+
+    /// The oldest write that is not durable yet, if any.
+    pub fn write_under_way(&self) -> Option<WriteId> {
+        self.durability.unconfirmed.front().map(|(id, _)| *id)
+    }
+
+    /// Notes that write `id` brings the disk in line with the log as it is now.
+    pub fn note_write(&mut self, id: WriteId) {
+        let last = self.last().index;
+        self.durability.unconfirmed.push_back((id, last));
+    }
+
+    /// Notes that all writes up to `id` are durable.
+    pub fn confirm_writes(&mut self, id: WriteId) {
+        self.durability.confirm(id);
+    }
+
+    /// The size of all entries.
+    fn end_bytes(&self) -> u64 {
+        self.slots.back().map_or(0, |slot| slot.end_bytes)
+    }
+
+    /// The size of all entries before the one at `index`.
+    fn end_bytes_before(&self, index: Index) -> u64 {
+        self.position(index.prev()).map_or(0, |position| self.slots[position].end_bytes)
+    }
+
+    /// Where in `slots` the entry at `index` stands.
+    fn position(&self, index: Index) -> Option<usize> {
+        let position = index.0.checked_sub(self.before.index.0)?.checked_sub(1)?;
+        usize::try_from(position).ok().filter(|&position| position < self.slots.len())
+    }
+}
+
+/// Which entries are durable. Told by the numbers of writes and not by entries, so that the late confirmation of an entry that was
+/// cut off can't confirm its successor.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+struct Durability {
+    durable_index: Index,
+    /// Writes under way, with the last entry that each makes durable.
+    unconfirmed: VecDeque<(WriteId, Index)>,
+}
+
+impl Durability {
+    fn all_durable(last: Index) -> Self {
+        Self { durable_index: last, unconfirmed: VecDeque::new() }
+    }
+
+    fn confirm(&mut self, id: WriteId) {
+        while let Some(&(write, last)) = self.unconfirmed.front()
+            && write <= id
+        {
+            self.durable_index = last;
+            self.unconfirmed.pop_front();
+        }
+    }
+
+    fn truncate(&mut self, from: Index) {
+        let limit = from.prev();
+        self.durable_index = self.durable_index.min(limit);
+        for (_, last) in &mut self.unconfirmed {
+            *last = limit.min(*last);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use alloc::collections::BTreeMap;
+    use alloc::vec;
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::timer::Jitter;
+    use crate::types::{Member, NodeId};
+
+    /// The entry with this id: in all logs the same, as Raft promises. Each fourth or so holds a membership.
+    fn entry(id: EntryId) -> Entry {
+        let number = id.index.0 * 31 + id.term.0;
+        let payload = match number % 4 {
+            0 => Payload::Membership(Membership::of_voters(BTreeMap::from([(NodeId(number), Member::default())]))),
+            1 => Payload::Noop,
+            _ => Payload::Command(Bytes::from(vec![0; number as usize % 50])),
+        };
+        Entry { id, payload }
+    }
+
+    /// A log that takes the rules at their word: it compares entry by entry, and keeps a copy of itself for each write.
+    #[derive(Default)]
+    struct Twin {
+        /// Each entry with a number that no other has, so that one that was cut off is not taken for its like.
+        entries: Vec<(EntryId, u64)>,
+        appended: u64,
+        commit: usize,
+        disk: Vec<(EntryId, u64)>,
+        writes: Vec<(WriteId, Vec<(EntryId, u64)>)>,
+    }
+
+    impl Twin {
+        fn append(&mut self, id: EntryId) {
+            self.appended += 1;
+            self.entries.push((id, self.appended));
+        }
+
+        fn splice(&mut self, ids: &[EntryId]) -> Result<Spliced, EntryId> {
+            let before = self.newest_membership();
+            let mut spliced = Spliced::default();
+            for &id in ids {
+                let position = id.index.0 as usize - 1;
+                match self.entries.get(position) {
+                    Some((own, _)) if *own == id => continue,
+                    Some((own, _)) if position < self.commit => return Err(*own),
+                    Some(_) => {
+                        self.entries.truncate(position);
+                        spliced.truncated_from = Some(id.index);
+                    }
+                    None => (),
+                }
+                self.append(id);
+                spliced.appended_from = spliced.appended_from.or(Some(id.index));
+            }
+            spliced.membership_changed = before != self.newest_membership();
+            Ok(spliced)
+        }
+
+        fn confirm(&mut self, id: WriteId) {
+            while self.writes.first().is_some_and(|(write, _)| *write <= id) {
+                self.disk = self.writes.remove(0).1;
+            }
+        }
+
+        /// How much of the log would survive a power loss.
+        fn durable(&self) -> u64 {
+            self.entries.iter().zip(&self.disk).take_while(|(a, b)| a == b).count() as u64
+        }
+
+        /// The number of the entry whose membership is in force.
+        fn newest_membership(&self) -> Option<u64> {
+            let is_membership = |id| matches!(entry(id).payload, Payload::Membership(_));
+            self.entries.iter().rev().find(|(id, _)| is_membership(*id)).map(|(_, number)| *number)
+        }
+
+        /// The membership in force among the first `end` entries.
+        fn membership(&self, end: usize) -> Membership {
+            let payload = |&(id, _): &(EntryId, u64)| match entry(id).payload {
+                Payload::Membership(membership) => Some(membership),
+                Payload::Noop | Payload::Command(_) => None,
+            };
+            self.entries[..end].iter().rev().find_map(payload).unwrap_or_default()
+        }
+
+        fn last(&self) -> EntryId {
+            self.entries.last().map_or(EntryId::ZERO, |(id, _)| *id)
+        }
+
+        /// Ids that a leader could send, following one that is here: mostly those that are here as well.
+        fn draw_continuation(&self, jitter: &mut Jitter) -> Vec<EntryId> {
+            let start = jitter.draw(0..self.entries.len() as u32 + 1) as usize;
+            let mut previous = if start == 0 { EntryId::ZERO } else { self.entries[start - 1].0 };
+            let mut ids = Vec::new();
+            for _ in 0..jitter.draw(0..6) {
+                let own = self.entries.get(previous.index.0 as usize).map(|(id, _)| *id);
+                let term = match own {
+                    Some(id) if id.term >= previous.term && jitter.draw(0..8) > 0 => id.term,
+                    _ => Term(previous.term.0.max(1) + u64::from(jitter.draw(0..2))),
+                };
+                previous = EntryId::new(previous.index.next(), term);
+                ids.push(previous);
+            }
+            ids
+        }
+    }
+
+    fn assert_same(log: &Log, twin: &Twin, jitter: &mut Jitter) {
+        let ids: Vec<EntryId> = twin.entries.iter().map(|(id, _)| *id).collect();
+        let all: Vec<Entry> = ids.iter().copied().map(entry).collect();
+        assert_eq!(log.range(Index(1), log.last().index), all);
+        assert_eq!(log.last(), twin.last());
+        assert_eq!(*log.membership(), twin.membership(twin.entries.len()));
+        assert_eq!(*log.committed_membership(), twin.membership(twin.commit));
+        assert_eq!(log.commit_index().0, twin.commit as u64);
+        assert_eq!(log.durable_index().0, twin.durable());
+        let uncommitted: u64 = all[twin.commit..].iter().map(Entry::size_bytes).sum();
+        assert_eq!(log.uncommitted_bytes(), uncommitted);
+
+        let id = EntryId::new(Index(jitter.draw(0..12).into()), Term(jitter.draw(0..6).into()));
+        assert_eq!(log.contains(id), id == EntryId::ZERO || ids.contains(&id));
+        let below = ids.iter().rev().find(|own| own.index <= id.index && own.term <= id.term);
+        assert_eq!(log.last_not_above(id.index, id.term), below.copied().unwrap_or_default());
+
+        let max_bytes = jitter.draw(0..300).into();
+        let read = log.entries(id.index, max_bytes);
+        let rest = all.get((id.index.0 as usize).wrapping_sub(1)..).unwrap_or_default();
+        assert_eq!(read, rest[..read.len()]);
+        assert_eq!(read.is_empty(), rest.is_empty());
+        let bytes = |count: usize| rest[..count].iter().map(Entry::size_bytes).sum::<u64>();
+        assert!(read.len() <= 1 || bytes(read.len()) <= max_bytes);
+        assert!(read.len() == rest.len() || bytes(read.len() + 1) > max_bytes);
+    }
+
+    #[test]
+    fn a_log_agrees_with_its_naive_twin() {
+        let (mut cuts, mut refusals) = (0, 0);
+        for seed in 0..1_500 {
+            let mut jitter = Jitter::new(seed);
+            let (mut log, mut twin) = (Log::new(Vec::new(), Index::ZERO), Twin::default());
+            let mut write = WriteId(0);
+            for _ in 0..30 {
+                match jitter.draw(0..10) {
+                    0..5 => {
+                        let ids = twin.draw_continuation(&mut jitter);
+                        let result = log.splice(ids.iter().copied().map(entry).collect());
+                        assert_eq!(result, twin.splice(&ids), "of {ids:?} in {:?}", twin.entries);
+                        cuts += u32::from(result.is_ok_and(|spliced| spliced.truncated_from.is_some()));
+                        refusals += u32::from(result.is_err());
+                    }
+                    5 => {
+                        let last = twin.last();
+                        let id = EntryId::new(last.index.next(), Term(last.term.0.max(1)));
+                        log.append(entry(id));
+                        twin.append(id);
+                    }
+                    6 => {
+                        let index = jitter.draw(0..twin.entries.len() as u32 + 1) as usize;
+                        log.commit_to(Index(index as u64));
+                        twin.commit = twin.commit.max(index);
+                    }
+                    7 | 8 => {
+                        write = write.next();
+                        log.note_write(write);
+                        twin.writes.push((write, twin.entries.clone()));
+                    }
+                    _ => {
+                        let confirmed = WriteId(jitter.draw(0..write.0 as u32 + 2).into());
+                        log.confirm_writes(confirmed);
+                        twin.confirm(confirmed);
+                    }
+                }
+                assert_same(&log, &twin, &mut jitter);
+            }
+        }
+        assert!(cuts > 500 && refusals > 500, "{cuts} cuts and {refusals} refusals prove little");
+    }
+
+    #[test]
+    fn a_restored_log_is_durable() {
+        let ids = [(1, 1), (2, 1), (3, 4)].map(|(index, term)| EntryId::new(Index(index), Term(term)));
+        let log = Log::new(ids.into_iter().map(entry).collect(), Index(2));
+        assert_eq!((log.last(), log.durable_index(), log.commit_index()), (ids[2], Index(3), Index(2)));
+    }
+}

@@ -1,0 +1,348 @@
+//! A Raft node: the rules for all servers, and the changes of role.
+
+use alloc::vec::Vec;
+use core::cmp::Ordering;
+
+use crate::config::{Config, ConfigError};
+use crate::effect::{Effect, Malformed, Refusal, RoleKind, Violation};
+use crate::input::Input;
+use crate::log::Log;
+use crate::message::{Envelope, Message};
+use crate::port::Stored;
+use crate::quorum::VoteResult;
+use crate::replica::Replica;
+use crate::role::Role;
+use crate::role::candidate::{Candidate, Stage};
+use crate::role::follower::Follower;
+use crate::role::leader::{Leader, Leadership};
+use crate::status::Status;
+use crate::types::{EntryId, NodeId, RequestId, Term, WriteId};
+
+/// A Raft node: a value that takes inputs and returns effects. See the [crate page](crate) for the loop around it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Node {
+    replica: Replica,
+    role: Role,
+}
+
+impl Node {
+    /// Starts a node from what it has stored and from the last entry that its state machine has applied. It begins as a follower;
+    /// the first effects come with the first step.
+    ///
+    /// # Errors
+    ///
+    /// If a setting is out of its range, or what was stored does not fit together: then the node must not run.
+    pub fn new(config: Config, stored: Stored, applied: EntryId) -> Result<Self, BootError> {
+        config.validate()?;
+        validate(&stored, applied)?;
+        let log = Log::new(stored.entries, applied.index);
+        let mut replica = Replica::new(config, stored.hard_state, log);
+        let role = Role::Follower(Follower::new(&mut replica));
+        Ok(Self { replica, role })
+    }
+
+    /// Takes one input and returns what the caller must now do, in order. Any input is allowed at any time; what makes no sense is
+    /// refused by an effect. After [`Effect::Halt`] nothing is done any more.
+    pub fn step(&mut self, input: Input) -> Vec<Effect> {
+        if self.replica.is_halted() {
+            return Vec::new();
+        }
+        match input {
+            Input::Tick => self.tick(),
+            Input::Receive(envelope) => self.receive(envelope),
+            Input::Propose { id, commands } => match &mut self.role {
+                Role::Leader(leader) => leader.propose(&mut self.replica, id, commands),
+                Role::Follower(_) | Role::Candidate(_) => self.refuse(id),
+            },
+            Input::Read { id } => match &mut self.role {
+                Role::Leader(leader) => leader.read(&mut self.replica, id),
+                Role::Follower(_) | Role::Candidate(_) => self.refuse(id),
+            },
+            Input::Persisted(write) => self.persisted(write),
+            Input::Applied(index) => self.replica.applied(index),
+        }
+        self.replica.take_effects()
+    }
+
+    /// What this node is at this moment, for people and metrics.
+    pub fn status(&self) -> Status {
+        let log = self.replica.log();
+        Status {
+            id: self.replica.id(),
+            role: self.role_kind(),
+            term: self.replica.term(),
+            leader: self.leader(),
+            commit_index: log.commit_index(),
+            applied_index: self.replica.applied_index(),
+            last_index: log.last().index,
+            durable_index: log.durable_index(),
+            membership: self.replica.membership().clone(),
+            followers: match &self.role {
+                Role::Leader(leader) => leader.follower_statuses(),
+                Role::Follower(_) | Role::Candidate(_) => Vec::new(),
+            },
+        }
+    }
+
+    fn tick(&mut self) {
+        // Until its term and vote are durable, a node has no voice: a candidate has asked nobody yet, and a voter has promised a vote that it
+        // would withdraw. So the time until an election begins then, or a disk slower than that time would never let one end.
+        let has_voice = self.replica.hard_state_is_durable();
+        match &mut self.role {
+            Role::Follower(follower) => {
+                if has_voice && follower.tick() {
+                    self.campaign();
+                }
+            }
+            Role::Candidate(candidate) => {
+                if has_voice && candidate.tick() {
+                    if candidate.stage() == Stage::Vote {
+                        self.replica.note_undecided_election();
+                    }
+                    self.campaign();
+                }
+            }
+            Role::Leader(leader) => {
+                if leader.tick(&mut self.replica) == Leadership::Lost {
+                    self.become_follower();
+                }
+            }
+        }
+    }
+
+    fn receive(&mut self, envelope: Envelope) {
+        if let Err(reason) = self.check(&envelope) {
+            return self.replica.discard(envelope.from, reason);
+        }
+        let Envelope { from, term, message, .. } = envelope;
+        // Rules for all servers (§5.1): an old term is refused, a new one makes us its follower.
+        match term.cmp(&self.replica.term()) {
+            // A voter may answer a pre-vote from an older term (thesis §9.6).
+            Ordering::Less if matches!(message, Message::RequestPreVoteReply { .. }) => (),
+            Ordering::Less => return self.replica.refuse_stale(from, term, &message),
+            // A pre-vote changes nobody's term.
+            Ordering::Greater if matches!(message, Message::RequestPreVote { .. }) => (),
+            // Who hears from a leader does not help to depose it (§6, thesis §4.2.3).
+            Ordering::Greater if matches!(message, Message::RequestVote { .. }) && self.hears_leader() => return,
+            Ordering::Greater => self.enter_term(term),
+            Ordering::Equal => (),
+        }
+        if message.is_from_leader() {
+            self.recognize(from);
+        }
+        self.dispatch(from, term, message);
+    }
+
+    fn check(&self, envelope: &Envelope) -> Result<(), Malformed> {
+        let id = self.replica.id();
+        if envelope.to != id {
+            return Err(Malformed::NotForUs(envelope.to));
+        }
+        if envelope.from == id || !envelope.from.is_possible() {
+            return Err(Malformed::Sender(envelope.from));
+        }
+        if envelope.term > Term::LAST {
+            return Err(Malformed::Term(envelope.term));
+        }
+        if let Message::AppendEntries(append) = &envelope.message
+            && !append.is_continuous(envelope.term)
+        {
+            return Err(Malformed::Entries(append.prev));
+        }
+        Ok(())
+    }
+
+    fn dispatch(&mut self, from: NodeId, term: Term, message: Message) {
+        let Self { replica, role } = self;
+        if replica.is_halted() {
+            return;
+        }
+        match role {
+            Role::Follower(follower) => follower.receive(replica, from, term, message),
+            Role::Leader(leader) => leader.receive(replica, from, term, message),
+            Role::Candidate(candidate) => {
+                let result = candidate.receive(replica, from, term, message);
+                self.conclude_election(result);
+            }
+        }
+    }
+
+    fn persisted(&mut self, write: WriteId) {
+        let Self { replica, role } = self;
+        replica.persisted(write);
+        match role {
+            Role::Follower(follower) => follower.persisted(replica),
+            Role::Leader(leader) => leader.persisted(replica),
+            Role::Candidate(candidate) => {
+                let result = candidate.persisted(replica);
+                self.conclude_election(result);
+            }
+        }
+    }
+
+    fn refuse(&mut self, id: RequestId) {
+        let leader = self.leader();
+        self.replica.order(Effect::Refuse { id, reason: Refusal::NotLeader, leader });
+    }
+
+    // What is known of the leader.
+
+    fn leader(&self) -> Option<NodeId> {
+        match &self.role {
+            Role::Follower(follower) => follower.leader(),
+            Role::Candidate(_) => None,
+            Role::Leader(_) => Some(self.replica.id()),
+        }
+    }
+
+    /// Whether this node follows a leader that is alive, or leads.
+    fn hears_leader(&self) -> bool {
+        match &self.role {
+            Role::Follower(follower) => follower.hears_leader(&self.replica),
+            Role::Candidate(_) => false,
+            Role::Leader(_) => true,
+        }
+    }
+
+    /// Follows the leader of this term. There can't be two.
+    fn recognize(&mut self, leader: NodeId) {
+        match self.leader() {
+            Some(known) if known == leader => return,
+            Some(first) => {
+                let term = self.replica.term();
+                return self.replica.halt(Violation::TwoLeaders { term, first, second: leader });
+            }
+            None => (),
+        }
+        if let Role::Candidate(_) = self.role {
+            self.replica.drop_withheld();
+            self.role = Role::Follower(Follower::new(&mut self.replica));
+        }
+        if let Role::Follower(follower) = &mut self.role {
+            follower.follow(leader);
+        }
+        self.replica.forget_undecided_elections();
+        self.announce_role();
+    }
+
+    // Changes of role.
+
+    fn enter_term(&mut self, term: Term) {
+        self.replica.enter_term(term);
+        self.become_follower();
+    }
+
+    fn become_follower(&mut self) {
+        if let Role::Leader(leader) = &mut self.role {
+            leader.resign(&mut self.replica);
+        }
+        self.change_role(|replica| Role::Follower(Follower::new(replica)));
+    }
+
+    /// Stands for election, first by asking whether it would win (thesis §9.6).
+    fn campaign(&mut self) {
+        if !self.replica.may_campaign() {
+            return self.forget_leader();
+        }
+        self.change_role(|replica| Role::Candidate(Candidate::ask_pre_votes(replica)));
+        if let Role::Candidate(candidate) = &self.role {
+            let result = candidate.result(&self.replica);
+            self.conclude_election(result);
+        }
+    }
+
+    /// Notes that the leader is silent: who can't stand itself must not hold up others for it.
+    fn forget_leader(&mut self) {
+        if self.leader().is_some() {
+            self.become_follower();
+        }
+    }
+
+    fn conclude_election(&mut self, result: VoteResult) {
+        let Role::Candidate(candidate) = &self.role else { return };
+        match (result, candidate.stage()) {
+            (VoteResult::Pending, _) => (),
+            (VoteResult::Lost, _) => self.become_follower(),
+            (VoteResult::Won, Stage::PreVote) => {
+                self.replica.enter_next_term_as_candidate();
+                self.change_role(|replica| Role::Candidate(Candidate::ask_votes(replica)));
+            }
+            (VoteResult::Won, Stage::Vote) => self.change_role(|replica| Role::Leader(Leader::new(replica))),
+        }
+    }
+
+    /// Takes on a role. What was withheld was promised in the old one.
+    fn change_role(&mut self, role: impl FnOnce(&mut Replica) -> Role) {
+        self.replica.drop_withheld();
+        self.role = role(&mut self.replica);
+        self.announce_role();
+    }
+
+    fn announce_role(&mut self) {
+        let (role, term, leader) = (self.role_kind(), self.replica.term(), self.leader());
+        self.replica.announce(Effect::Became { role, term, leader });
+    }
+
+    fn role_kind(&self) -> RoleKind {
+        match &self.role {
+            Role::Follower(_) => RoleKind::Follower,
+            Role::Candidate(candidate) => candidate.kind(),
+            Role::Leader(_) => RoleKind::Leader,
+        }
+    }
+}
+
+/// Why a node can't start from what was stored.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum BootError {
+    /// A setting is out of its range.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The log has a gap, or a term falls.
+    #[error("entry {next} can't follow entry {previous}: the stored log is damaged")]
+    Discontinuous {
+        /// An entry, or zero.
+        previous: EntryId,
+        /// What is stored after it.
+        next: EntryId,
+    },
+    /// The log has an entry of a term that the node has not seen.
+    #[error("the log ends with entry {last}, but the stored term is {term}: the stored term is too old")]
+    TermBehind {
+        /// The last entry.
+        last: EntryId,
+        /// The stored term.
+        term: Term,
+    },
+    /// The state machine has applied an entry that the log does not hold.
+    #[error(
+        "the state machine has applied entry {applied}, which the log, ending at {last}, does not hold: the log has lost its end"
+    )]
+    StateAhead {
+        /// The state machine's.
+        applied: EntryId,
+        /// The log's.
+        last: EntryId,
+    },
+}
+
+fn validate(stored: &Stored, applied: EntryId) -> Result<(), BootError> {
+    let mut last = EntryId::ZERO;
+    for entry in &stored.entries {
+        let next = entry.id;
+        if next.index != last.index.next() || next.term < last.term.max(Term(1)) {
+            return Err(BootError::Discontinuous { previous: last, next });
+        }
+        last = next;
+    }
+    let term = stored.hard_state.term;
+    if last.term > term {
+        return Err(BootError::TermBehind { last, term });
+    }
+    let holds_applied = applied == EntryId::ZERO || stored.entries.iter().any(|entry| entry.id == applied);
+    if !holds_applied {
+        return Err(BootError::StateAhead { applied, last });
+    }
+    Ok(())
+}

@@ -1,0 +1,357 @@
+//! This node whatever its role: its term, vote, log and membership, and the queue of effects.
+
+use alloc::vec::Vec;
+use core::mem;
+
+use crate::config::Config;
+use crate::effect::{Effect, Malformed, Persist, Violation};
+use crate::log::Log;
+use crate::membership::Membership;
+use crate::message::{AppendEntriesReply, AppendResult, Envelope, Message};
+use crate::timer::{Jitter, Timer};
+use crate::types::{Entry, EntryId, HardState, Index, NodeId, Payload, Round, Term, WriteId};
+
+/// What every role works on.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Replica {
+    config: Config,
+    hard_state: HardState,
+    log: Log,
+    jitter: Jitter,
+    /// How many elections in a row this node has stood in that nobody won in time.
+    undecided_elections: u32,
+    /// The last entry given to the state machine in an `Apply`.
+    applying_index: Index,
+    /// The last entry that the state machine has reported. Never above `applying_index`.
+    applied_index: Index,
+    /// The number of the last write that was ordered.
+    last_write: WriteId,
+    /// The write that makes the present term and vote durable, until it is confirmed.
+    hard_state_write: Option<WriteId>,
+    unwritten: Unwritten,
+    notices: Vec<Effect>,
+    orders: Vec<Effect>,
+    /// Messages that wait for the term and vote to be durable. They belong to the present term and role.
+    withheld: Vec<Envelope>,
+    halted: bool,
+}
+
+/// What has changed and is in no `Persist` yet.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+struct Unwritten {
+    hard_state: bool,
+    truncate_from: Option<Index>,
+    append_from: Option<Index>,
+}
+
+impl Unwritten {
+    fn truncate_from(&mut self, index: Option<Index>) {
+        self.truncate_from = self.truncate_from.into_iter().chain(index).min();
+    }
+
+    fn append_from(&mut self, index: Option<Index>) {
+        self.append_from = self.append_from.into_iter().chain(index).min();
+    }
+}
+
+impl Replica {
+    /// A node with the log it has stored, of which the state machine has applied what is committed.
+    pub fn new(config: Config, hard_state: HardState, log: Log) -> Self {
+        let applied_index = log.commit_index();
+        let jitter = Jitter::new(config.seed);
+        let mut replica = Self {
+            config,
+            hard_state,
+            log,
+            jitter,
+            undecided_elections: 0,
+            applying_index: applied_index,
+            applied_index,
+            last_write: WriteId(0),
+            hard_state_write: None,
+            unwritten: Unwritten::default(),
+            notices: Vec::new(),
+            orders: Vec::new(),
+            withheld: Vec::new(),
+            halted: false,
+        };
+        replica.announce_membership();
+        replica
+    }
+
+    /// This node.
+    pub fn id(&self) -> NodeId {
+        self.config.id
+    }
+
+    /// Its settings.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Its current term.
+    pub fn term(&self) -> Term {
+        self.hard_state.term
+    }
+
+    /// Its log.
+    pub fn log(&self) -> &Log {
+        &self.log
+    }
+
+    /// The membership in force.
+    pub fn membership(&self) -> &Membership {
+        self.log.membership()
+    }
+
+    /// The last entry that the state machine has reported.
+    pub fn applied_index(&self) -> Index {
+        self.applied_index
+    }
+
+    /// Whether a broken rule has stopped this node.
+    pub fn is_halted(&self) -> bool {
+        self.halted
+    }
+
+    /// Whether this node may stand for election: if it has a vote in the membership in force or in the committed one, since the former may be
+    /// rolled back and the latter may be all that the others know.
+    pub fn may_campaign(&self) -> bool {
+        let id = self.id();
+        self.term() < Term::LAST && (self.log.membership().is_voter(id) || self.log.committed_membership().is_voter(id))
+    }
+
+    /// A timer with a random timeout, from the least election timeout up to twice that (§5.2).
+    pub fn new_election_timer(&mut self) -> Timer {
+        let least = self.config.election_timeout_ticks;
+        Timer::new(self.jitter.draw(least..2 * least))
+    }
+
+    /// A timer for the votes of an election: at first as [`new_election_timer`](Self::new_election_timer), and twice as long after each election
+    /// that nobody won, up to 32 times. Votes take as long as the voters' disks, however slow those are.
+    pub fn new_vote_timer(&mut self) -> Timer {
+        const MOST_DOUBLINGS: u32 = 5;
+        let factor = 1 << self.undecided_elections.min(MOST_DOUBLINGS);
+        let least = self.config.election_timeout_ticks;
+        Timer::new(self.jitter.draw(least..2 * least).saturating_mul(factor))
+    }
+
+    /// Notes that nobody won an election in which this node stood.
+    pub fn note_undecided_election(&mut self) {
+        self.undecided_elections = self.undecided_elections.saturating_add(1);
+    }
+
+    /// Notes that there is a leader.
+    pub fn forget_undecided_elections(&mut self) {
+        self.undecided_elections = 0;
+    }
+
+    // Term and vote.
+
+    /// Enters `term`, without a vote in it yet. What was withheld belonged to the old one.
+    pub fn enter_term(&mut self, term: Term) {
+        assert!(term > self.hard_state.term, "terms never fall");
+        self.set_hard_state(HardState { term, vote: None });
+    }
+
+    /// Enters the next term with this node's vote for itself.
+    pub fn enter_next_term_as_candidate(&mut self) {
+        self.set_hard_state(HardState { term: self.hard_state.term.next(), vote: Some(self.id()) });
+    }
+
+    fn set_hard_state(&mut self, hard_state: HardState) {
+        self.hard_state = hard_state;
+        self.unwritten.hard_state = true;
+    }
+
+    /// Whether the present term and vote would survive a power loss.
+    pub fn hard_state_is_durable(&self) -> bool {
+        !self.unwritten.hard_state && self.hard_state_write.is_none()
+    }
+
+    /// Answers a request for this node's vote: one vote a term, first come first served, for a log at least as recent as its own
+    /// (§5.2, §5.4.1). Returns whether it was granted.
+    pub fn answer_vote(&mut self, candidate: NodeId, last: EntryId) -> bool {
+        let free = self.hard_state.vote.is_none_or(|vote| vote == candidate);
+        let granted = free && last.is_as_recent_as(self.log.last());
+        if granted && self.hard_state.vote.is_none() {
+            self.set_hard_state(HardState { vote: Some(candidate), ..self.hard_state });
+        }
+        self.send(candidate, Message::RequestVoteReply { granted });
+        granted
+    }
+
+    /// Answers whether a vote would be granted in the term after `request_term`, which is not below this node's, by a node that
+    /// does not hear from a leader (thesis §9.6). Changes nothing.
+    pub fn answer_pre_vote(&mut self, candidate: NodeId, request_term: Term, last: EntryId) {
+        let granted = last.is_as_recent_as(self.log.last());
+        self.send(candidate, Message::RequestPreVoteReply { request_term, granted });
+    }
+
+    /// Refuses a pre-vote: this node follows a leader, or leads.
+    pub fn refuse_pre_vote(&mut self, candidate: NodeId, request_term: Term) {
+        self.send(candidate, Message::RequestPreVoteReply { request_term, granted: false });
+    }
+
+    /// Refuses a message of an old term; the reply tells its sender of the new one (§5.1).
+    pub fn refuse_stale(&mut self, from: NodeId, term: Term, message: &Message) {
+        let reply = match message {
+            Message::RequestPreVote { .. } => Message::RequestPreVoteReply { request_term: term, granted: false },
+            Message::RequestVote { .. } => Message::RequestVoteReply { granted: false },
+            Message::AppendEntries(append) => Message::AppendEntriesReply(AppendEntriesReply {
+                round: Round::default(),
+                result: AppendResult::Rejected { prev: append.prev.index, hint: EntryId::ZERO },
+            }),
+            // Nobody waits for an answer to an answer.
+            Message::RequestPreVoteReply { .. } | Message::RequestVoteReply { .. } | Message::AppendEntriesReply(_) => {
+                return;
+            }
+        };
+        self.send(from, reply);
+    }
+
+    // The log.
+
+    /// Appends an entry of this node's term, as its leader. Returns its id.
+    pub fn append(&mut self, payload: Payload) -> EntryId {
+        let id = EntryId::new(self.log.last().index.next(), self.term());
+        self.unwritten.append_from(Some(id.index));
+        let is_membership = matches!(payload, Payload::Membership(_));
+        self.log.append(Entry { id, payload });
+        if is_membership {
+            self.announce_membership();
+        }
+        id
+    }
+
+    /// Makes the log hold a leader's entries, as [`Log::splice`].
+    pub fn splice(&mut self, entries: Vec<Entry>) -> Result<(), EntryId> {
+        let spliced = self.log.splice(entries)?;
+        self.unwritten.truncate_from(spliced.truncated_from);
+        self.unwritten.append_from(spliced.appended_from);
+        if spliced.membership_changed {
+            self.announce_membership();
+        }
+        Ok(())
+    }
+
+    /// Notes that entries up to `index` are committed.
+    pub fn commit_to(&mut self, index: Index) {
+        self.log.commit_to(index);
+    }
+
+    /// Notes that all writes up to `id` are durable, and lets go what waited for the term and vote. A number that was not given out yet
+    /// confirms nothing more than those that were.
+    pub fn persisted(&mut self, id: WriteId) {
+        self.log.confirm_writes(id);
+        if self.hard_state_write.is_some_and(|write| write <= id) {
+            self.hard_state_write = None;
+        }
+        if self.hard_state_is_durable() {
+            self.orders.extend(self.withheld.drain(..).map(Effect::Send));
+        }
+    }
+
+    /// Notes that the state machine has applied entries up to `index`.
+    pub fn applied(&mut self, index: Index) {
+        self.applied_index = self.applied_index.max(index.min(self.applying_index));
+    }
+
+    // Effects.
+
+    /// Sends a message of the present term, once that term and this node's vote in it are durable.
+    pub fn send(&mut self, to: NodeId, message: Message) {
+        let envelope = Envelope { from: self.id(), to, term: self.term(), message };
+        if self.hard_state_is_durable() {
+            self.orders.push(Effect::Send(envelope));
+        } else {
+            self.withhold(envelope);
+        }
+    }
+
+    /// Keeps a message until it may leave, in place of an older one of its kind to the same node: so what waits for a slow disk stays bounded,
+    /// however often this node is asked.
+    fn withhold(&mut self, envelope: Envelope) {
+        let kind = mem::discriminant(&envelope.message);
+        self.withheld.retain(|older| older.to != envelope.to || mem::discriminant(&older.message) != kind);
+        self.withheld.push(envelope);
+    }
+
+    /// Drops what was withheld, for it belongs to a term or role that has ended.
+    pub fn drop_withheld(&mut self) {
+        self.withheld.clear();
+    }
+
+    /// Orders something other than a message or a write.
+    pub fn order(&mut self, effect: Effect) {
+        self.orders.push(effect);
+    }
+
+    /// Tells people and metrics of a change.
+    pub fn announce(&mut self, effect: Effect) {
+        self.notices.push(effect);
+    }
+
+    fn announce_membership(&mut self) {
+        let membership = self.log.membership().clone();
+        self.announce(Effect::UseMembership(membership));
+    }
+
+    /// Says that a message made no sense.
+    pub fn discard(&mut self, from: NodeId, reason: Malformed) {
+        self.announce(Effect::Discard { from, reason });
+    }
+
+    /// Stops this node for good: a rule that safety rests on was broken elsewhere. Nothing that this step wanted is carried out.
+    pub fn halt(&mut self, violation: Violation) {
+        self.halted = true;
+        self.withheld.clear();
+        self.unwritten = Unwritten::default();
+        self.orders.clear();
+        self.orders.push(Effect::Halt(violation));
+    }
+
+    /// Everything that the step has brought about: one write for all that has changed, and what has become ready to apply.
+    pub fn take_effects(&mut self) -> Vec<Effect> {
+        let mut effects = mem::take(&mut self.notices);
+        if !self.halted {
+            effects.extend(self.take_persist().map(Effect::Persist));
+        }
+        effects.append(&mut self.orders);
+        if !self.halted {
+            effects.extend(self.take_apply().map(Effect::Apply));
+        }
+        effects
+    }
+
+    fn take_persist(&mut self) -> Option<Persist> {
+        let unwritten = mem::take(&mut self.unwritten);
+        if unwritten == Unwritten::default() {
+            return None;
+        }
+        let id = self.last_write.next();
+        self.last_write = id;
+        if unwritten.hard_state {
+            self.hard_state_write = Some(id);
+        }
+        self.log.note_write(id);
+        let last = self.log.last().index;
+        Some(Persist {
+            id,
+            hard_state: unwritten.hard_state.then_some(self.hard_state),
+            truncate_from: unwritten.truncate_from,
+            entries: unwritten.append_from.map(|from| self.log.range(from, last)).unwrap_or_default(),
+        })
+    }
+
+    /// Entries are applied once they are committed and durable here, so that a state is never ahead of its own log.
+    fn take_apply(&mut self) -> Option<Vec<Entry>> {
+        let ready = self.log.commit_index().min(self.log.durable_index());
+        if ready <= self.applying_index {
+            return None;
+        }
+        let entries = self.log.range(self.applying_index.next(), ready);
+        self.applying_index = ready;
+        Some(entries)
+    }
+}

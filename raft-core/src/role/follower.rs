@@ -1,0 +1,129 @@
+//! A follower: stores what its leader sends, and votes.
+
+use crate::effect::Violation;
+use crate::message::{AppendEntries, AppendEntriesReply, AppendResult, Message};
+use crate::replica::Replica;
+use crate::timer::Timer;
+use crate::types::{EntryId, Index, NodeId, Round, Term};
+
+/// What a node knows while it does not stand for election (§5.2).
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Follower {
+    /// Who leads the term, once heard of.
+    leader: Option<NodeId>,
+    election: Timer,
+    /// The highest entry known to match the leader's log. Zero at first; never moves back.
+    matched_index: Index,
+    /// The highest entry that was acknowledged to the leader. Never above `matched_index`.
+    acknowledged_index: Index,
+    /// The latest of the leader's rounds that was seen.
+    round: Round,
+}
+
+impl Follower {
+    /// A follower that has not heard from a leader yet.
+    pub fn new(replica: &mut Replica) -> Self {
+        Self {
+            leader: None,
+            election: replica.new_election_timer(),
+            matched_index: Index::ZERO,
+            acknowledged_index: Index::ZERO,
+            round: Round::default(),
+        }
+    }
+
+    /// Who leads the term, once heard of.
+    pub fn leader(&self) -> Option<NodeId> {
+        self.leader
+    }
+
+    /// Notes who leads the term.
+    pub fn follow(&mut self, leader: NodeId) {
+        assert!(self.leader.is_none_or(|known| known == leader), "a term has one leader");
+        self.leader = Some(leader);
+    }
+
+    /// Whether a leader was heard of within the least election timeout: then nobody else has reason to stand (§6).
+    pub fn hears_leader(&self, replica: &Replica) -> bool {
+        self.leader.is_some() && self.election.elapsed_ticks() < replica.config().election_timeout_ticks
+    }
+
+    /// Counts one tick. True if it is time to stand for election.
+    pub fn tick(&mut self) -> bool {
+        self.election.tick()
+    }
+
+    /// Answers a message of its term, or a pre-vote from below it.
+    pub fn receive(&mut self, replica: &mut Replica, from: NodeId, term: Term, message: Message) {
+        match message {
+            Message::RequestPreVote { .. } if self.hears_leader(replica) => replica.refuse_pre_vote(from, term),
+            Message::RequestPreVote { last } => replica.answer_pre_vote(from, term, last),
+            Message::RequestVote { last } => {
+                if replica.answer_vote(from, last) {
+                    self.election = replica.new_election_timer();
+                }
+            }
+            Message::AppendEntries(append) => self.append(replica, from, append),
+            // Late answers to a candidate or leader that this node is no more.
+            Message::RequestPreVoteReply { .. } | Message::RequestVoteReply { .. } | Message::AppendEntriesReply(_) => {
+            }
+        }
+    }
+
+    fn append(&mut self, replica: &mut Replica, leader: NodeId, append: AppendEntries) {
+        let AppendEntries { prev, entries, commit, round } = append;
+        self.election = replica.new_election_timer();
+        self.round = self.round.max(round);
+        if !replica.log().contains(prev) {
+            return self.reject(replica, leader, prev);
+        }
+        let is_heartbeat = entries.is_empty();
+        let matched_index = prev.index.plus(entries.len() as u64);
+        if let Err(committed) = replica.splice(entries) {
+            return replica.halt(Violation::CommittedEntry { leader, committed });
+        }
+        self.matched_index = self.matched_index.max(matched_index);
+        // Only what this message has shown to match: the log may hold an obsolete tail beyond it.
+        replica.commit_to(commit.min(matched_index));
+        if is_heartbeat || matched_index <= replica.log().durable_index() {
+            self.acknowledge(replica, leader);
+        }
+    }
+
+    /// Acknowledges what matches and is durable, by now. Entries still being written are acknowledged when they are.
+    fn acknowledge(&mut self, replica: &mut Replica, leader: NodeId) {
+        let matched = self.matched_index.min(replica.log().durable_index());
+        self.acknowledged_index = self.acknowledged_index.max(matched);
+        self.reply(replica, leader, AppendResult::Accepted { matched });
+    }
+
+    /// Says where to look for agreement next: not above `prev`, and not in a term above prev's (§5.3).
+    fn reject(&self, replica: &mut Replica, leader: NodeId, prev: EntryId) {
+        if let Some(committed) = contradicted(replica, prev) {
+            return replica.halt(Violation::CommittedEntry { leader, committed });
+        }
+        let hint = replica.log().last_not_above(prev.index, prev.term);
+        self.reply(replica, leader, AppendResult::Rejected { prev: prev.index, hint });
+    }
+
+    fn reply(&self, replica: &mut Replica, leader: NodeId, result: AppendResult) {
+        replica.send(leader, Message::AppendEntriesReply(AppendEntriesReply { round: self.round, result }));
+    }
+
+    /// Acknowledges what a write has made durable, once for all that it covers.
+    pub fn persisted(&mut self, replica: &mut Replica) {
+        let matched = self.matched_index.min(replica.log().durable_index());
+        if let Some(leader) = self.leader
+            && matched > self.acknowledged_index
+        {
+            self.acknowledge(replica, leader);
+        }
+    }
+}
+
+/// The committed entry of this node that a leader whose log holds `prev` can't have. Every leader has all committed entries (§5.4).
+fn contradicted(replica: &Replica, prev: EntryId) -> Option<EntryId> {
+    let log = replica.log();
+    let term = log.term_at(prev.index)?;
+    (prev.index <= log.commit_index() && term != prev.term).then(|| EntryId::new(prev.index, term))
+}

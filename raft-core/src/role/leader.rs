@@ -1,0 +1,204 @@
+//! A leader: replicates its log, commits, and answers reads.
+
+pub mod followers;
+mod reads;
+
+use alloc::vec::Vec;
+use bytes::Bytes;
+use core::mem;
+
+use crate::effect::{Effect, Malformed, Refusal};
+use crate::message::{AppendEntriesReply, AppendResult, Message};
+use crate::replica::Replica;
+use crate::role::leader::followers::Followers;
+use crate::role::leader::reads::Reads;
+use crate::status::FollowerStatus;
+use crate::timer::Timer;
+use crate::types::{EntryId, Index, NodeId, Payload, RequestId, Term, WriteId};
+
+/// For how many election timeouts a leader's disk may stand still: as long as a slow disk takes for a write, and then some.
+const DISK_PATIENCE: u32 = 10;
+
+/// What a node knows while it leads a term (§5.3).
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Leader {
+    followers: Followers,
+    reads: Reads,
+    heartbeat: Timer,
+    /// When to see whether a majority still answers.
+    quorum_check: Timer,
+    /// When to see whether this node's disk still writes.
+    disk_check: Timer,
+    /// The write that was under way at the last look, if any.
+    checked_write: Option<WriteId>,
+    /// The entry that began the term. Once it is committed, so is all before it (§8).
+    noop_index: Index,
+}
+
+/// Whether a leader may go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Leadership {
+    /// A majority answers, as far as is known.
+    Held,
+    /// No majority has answered for an election timeout (thesis §6.2), or this node's disk stands still.
+    Lost,
+}
+
+impl Leader {
+    /// Begins the term: with an entry of its own, which commits all before it (§8).
+    pub fn new(replica: &mut Replica) -> Self {
+        replica.forget_undecided_elections();
+        let followers = Followers::new(replica);
+        let noop_index = replica.append(Payload::Noop).index;
+        let mut leader = Self {
+            followers,
+            reads: Reads::default(),
+            heartbeat: Timer::new(replica.config().heartbeat_ticks),
+            quorum_check: Timer::new(replica.config().election_timeout_ticks),
+            disk_check: Timer::new(replica.config().election_timeout_ticks.saturating_mul(DISK_PATIENCE)),
+            checked_write: None,
+            noop_index,
+        };
+        leader.replicate(replica);
+        leader
+    }
+
+    /// What it knows of each follower.
+    pub fn follower_statuses(&self) -> Vec<FollowerStatus> {
+        self.followers.statuses()
+    }
+
+    /// Counts one tick: whether a majority still answers, and heartbeats, which a leader that gives up does not send any more.
+    pub fn tick(&mut self, replica: &mut Replica) -> Leadership {
+        if self.quorum_check.tick() && !self.followers.take_quorum_active(replica) {
+            return Leadership::Lost;
+        }
+        if self.disk_check.tick() && self.disk_stands_still(replica) {
+            return Leadership::Lost;
+        }
+        if self.heartbeat.tick() {
+            self.followers.send_heartbeats(replica, self.reads.round());
+        }
+        Leadership::Held
+    }
+
+    /// Whether the same write has been under way since the last look. The others commit without this node, but it can't apply what its own log
+    /// may lose, so as a leader it would keep everyone waiting.
+    fn disk_stands_still(&mut self, replica: &Replica) -> bool {
+        let write = replica.log().write_under_way();
+        write.is_some() && mem::replace(&mut self.checked_write, write) == write
+    }
+
+    /// Appends commands to the log and sends them on.
+    pub fn propose(&mut self, replica: &mut Replica, id: RequestId, commands: Vec<Bytes>) {
+        if commands.is_empty() {
+            return refuse(replica, id, Refusal::Empty);
+        }
+        if replica.log().uncommitted_bytes() > replica.config().max_uncommitted_bytes {
+            return refuse(replica, id, Refusal::Overloaded);
+        }
+        let first = EntryId::new(replica.log().last().index.next(), replica.term());
+        let count = commands.len() as u64;
+        for command in commands {
+            replica.append(Payload::Command(command));
+        }
+        replica.order(Effect::Appended { id, first, count });
+        self.replicate(replica);
+    }
+
+    /// Answers a read once a majority has confirmed that this node still leads (§8, thesis §6.4).
+    pub fn read(&mut self, replica: &mut Replica, id: RequestId) {
+        let index = replica.log().commit_index().max(self.noop_index);
+        if self.reads.add(id, index) {
+            self.followers.send_heartbeats(replica, self.reads.round());
+        }
+        self.confirm_reads(replica);
+    }
+
+    /// Answers a message of its term, or a pre-vote from below it.
+    pub fn receive(&mut self, replica: &mut Replica, from: NodeId, term: Term, message: Message) {
+        match message {
+            Message::RequestPreVote { .. } => replica.refuse_pre_vote(from, term),
+            // It has voted for itself, so this refuses.
+            Message::RequestVote { last } => {
+                replica.answer_vote(from, last);
+            }
+            Message::AppendEntriesReply(reply) => self.append_reply(replica, from, reply),
+            Message::AppendEntries(_) => unreachable!("another leader in this term stops the node first"),
+            // Votes that came after the majority's.
+            Message::RequestPreVoteReply { .. } | Message::RequestVoteReply { .. } => (),
+        }
+    }
+
+    fn append_reply(&mut self, replica: &mut Replica, from: NodeId, reply: AppendEntriesReply) {
+        if let Err(reason) = self.check(replica, &reply) {
+            return replica.discard(from, reason);
+        }
+        self.followers.heard(from, reply.round);
+        match reply.result {
+            AppendResult::Accepted { matched } => {
+                self.followers.accepted(from, matched);
+                self.advance_commit(replica);
+            }
+            AppendResult::Rejected { prev, hint } => self.followers.rejected(replica.log(), from, prev, hint),
+        }
+        self.confirm_reads(replica);
+        self.replicate(replica);
+    }
+
+    /// Whether a reply can answer something that this leader has sent.
+    fn check(&self, replica: &Replica, reply: &AppendEntriesReply) -> Result<(), Malformed> {
+        if reply.round > self.reads.round() {
+            return Err(Malformed::NeverBegun(reply.round));
+        }
+        match reply.result {
+            AppendResult::Accepted { matched } if matched > replica.log().last().index => {
+                Err(Malformed::NeverSent(matched))
+            }
+            AppendResult::Accepted { .. } | AppendResult::Rejected { .. } => Ok(()),
+        }
+    }
+
+    /// Counts what has become durable on this node's own disk.
+    pub fn persisted(&mut self, replica: &mut Replica) {
+        self.advance_commit(replica);
+        self.confirm_reads(replica);
+    }
+
+    /// Gives up what only a leader can finish.
+    pub fn resign(&mut self, replica: &mut Replica) {
+        for id in self.reads.take_all() {
+            replica.order(Effect::Refuse { id, reason: Refusal::LeadershipLost, leader: None });
+        }
+    }
+
+    fn replicate(&mut self, replica: &mut Replica) {
+        self.followers.replicate(replica, self.reads.round());
+    }
+
+    /// Commits what a majority has made durable, if that is an entry of this term; all before it is then committed, too (§5.4.2).
+    fn advance_commit(&mut self, replica: &mut Replica) {
+        let (id, durable) = (replica.id(), replica.log().durable_index());
+        let match_index = |node| if node == id { durable } else { self.followers.match_index(node) };
+        let index = replica.membership().agreed(match_index);
+        if index > replica.log().commit_index() && replica.log().term_at(index) == Some(replica.term()) {
+            replica.commit_to(index);
+        }
+    }
+
+    fn confirm_reads(&mut self, replica: &mut Replica) {
+        let (id, latest) = (replica.id(), self.reads.round());
+        let round = |node| if node == id { latest } else { self.followers.round(node) };
+        if self.reads.confirm(replica.membership().agreed(round)) {
+            self.followers.send_heartbeats(replica, self.reads.round());
+        }
+        for (id, index) in self.reads.take_ready(replica.log().commit_index()) {
+            replica.order(Effect::ServeRead { id, index });
+        }
+    }
+}
+
+fn refuse(replica: &mut Replica, id: RequestId, reason: Refusal) {
+    let leader = Some(replica.id());
+    replica.order(Effect::Refuse { id, reason, leader });
+}

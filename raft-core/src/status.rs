@@ -1,0 +1,45 @@
+//! What a node says of itself, for people and metrics.
+
+use alloc::vec::Vec;
+
+use crate::effect::RoleKind;
+use crate::membership::Membership;
+use crate::types::{Index, NodeId, Term};
+
+/// A node at one moment.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Status {
+    /// The node.
+    pub id: NodeId,
+    /// Its role.
+    pub role: RoleKind,
+    /// Its current term.
+    pub term: Term,
+    /// Who leads that term, if known.
+    pub leader: Option<NodeId>,
+    /// The highest entry it knows to be committed.
+    pub commit_index: Index,
+    /// The highest entry its state machine has reported applied.
+    pub applied_index: Index,
+    /// The last entry of its log.
+    pub last_index: Index,
+    /// The highest entry that is durable on this node.
+    pub durable_index: Index,
+    /// The membership in force.
+    pub membership: Membership,
+    /// Of a leader: what it knows of each other member. Empty otherwise.
+    pub followers: Vec<FollowerStatus>,
+}
+
+/// What a leader knows of a follower.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct FollowerStatus {
+    /// The follower.
+    pub id: NodeId,
+    /// The highest entry known to be durable there and to match the leader's log.
+    pub match_index: Index,
+    /// The next entry to send.
+    pub next_index: Index,
+    /// Whether it was heard of within the last election timeout.
+    pub active: bool,
+}

@@ -1,0 +1,62 @@
+//! The numbers and records that everything else speaks of.
+
+use bytes::Bytes;
+
+use crate::membership::Membership;
+
+pub use crate::membership::Member;
+pub use crate::numbers::{ClusterId, EntryId, Incarnation, Index, NodeId, RequestId, Round, Term, WriteId};
+
+/// One entry of the log.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Entry {
+    /// Its position and term.
+    pub id: EntryId,
+    /// What it holds.
+    pub payload: Payload,
+}
+
+/// What an entry holds.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Payload {
+    /// Nothing: the entry a leader begins its term with, to learn what is committed (§8).
+    Noop,
+    /// A command for the state machine. The core does not look inside.
+    Command(Bytes),
+    /// A membership, in force from the moment it is appended (§6).
+    Membership(Membership),
+}
+
+impl Entry {
+    /// What the entry counts towards limits in bytes: its payload and a fixed share for its envelope.
+    pub fn size_bytes(&self) -> u64 {
+        const ENVELOPE_BYTES: u64 = 32;
+        const MEMBER_BYTES: u64 = 64;
+        ENVELOPE_BYTES
+            + match &self.payload {
+                Payload::Noop => 0,
+                Payload::Command(command) => command.len() as u64,
+                Payload::Membership(membership) => MEMBER_BYTES * membership.members.len() as u64,
+            }
+    }
+}
+
+/// What must survive a restart besides the log (Figure 2, "persistent state").
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct HardState {
+    /// The latest term this node has seen. Never falls.
+    pub term: Term,
+    /// Whom it voted for in that term.
+    pub vote: Option<NodeId>,
+}
+
+/// Who a node is: what it states to its peers, and what its data directory is bound to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Identity {
+    /// The cluster it belongs to; zero if it has not begun.
+    pub cluster: ClusterId,
+    /// Its place in the membership.
+    pub node: NodeId,
+    /// The disk behind it.
+    pub incarnation: Incarnation,
+}

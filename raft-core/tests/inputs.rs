@@ -1,0 +1,327 @@
+//! Whatever a peer or a driver says, a node neither panics nor breaks its own word: it refuses, discards, or halts.
+
+#[path = "common/disk.rs"]
+mod disk;
+#[path = "common/random.rs"]
+mod random;
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+
+use bytes::Bytes;
+use proptest::prelude::*;
+use raft_core::config::Config;
+use raft_core::effect::{Effect, RoleKind};
+use raft_core::input::Input;
+use raft_core::membership::Membership;
+use raft_core::message::{AppendEntries, AppendEntriesReply, AppendResult, Envelope, Message};
+use raft_core::node::Node;
+use raft_core::port::Stored;
+use raft_core::status::Status;
+use raft_core::types::{Entry, EntryId, HardState, Index, Member, NodeId, Payload, RequestId, Round, Term, WriteId};
+
+use disk::Disk;
+use random::Random;
+
+/// The node under test.
+const ME: NodeId = NodeId(1);
+
+/// A node, and what it has been told to write.
+struct Subject {
+    node: Node,
+    disk: Disk,
+    last_write: WriteId,
+    halted: bool,
+}
+
+impl Subject {
+    fn draw(random: &mut Random) -> Self {
+        let stored = draw_stored(random);
+        let applied = stored.entries.get(random.below(4)).map_or(EntryId::ZERO, |entry| entry.id);
+        let node = Node::new(draw_config(random), stored.clone(), applied).expect("what is stored fits together");
+        Self { node, disk: Disk::new(stored), last_write: WriteId::default(), halted: false }
+    }
+
+    /// Loses power, and starts again from what is left, which fits together whatever was said.
+    fn restart(&mut self, random: &mut Random) {
+        self.disk.lose_power(random.below(self.disk.underway() + 1));
+        let restarted = Node::new(Config::new(ME), self.disk.durable().clone(), EntryId::ZERO);
+        self.node = restarted.expect("a node starts from what it has written");
+        self.last_write = WriteId::default();
+        self.halted = false;
+    }
+
+    /// Takes one input, and checks what can be seen from outside.
+    fn step(&mut self, input: Input) -> Vec<Effect> {
+        if input == Input::Persisted(self.last_write) {
+            self.disk.make_durable(self.last_write);
+        }
+        let before = self.node.status();
+        let effects = self.node.step(input);
+        let after = self.node.status();
+        assert!(effects.is_empty() || !self.halted, "a halted node does nothing");
+        for effect in &effects {
+            self.check_effect(effect);
+        }
+        if self.halted {
+            return effects;
+        }
+        assert!(after.term >= before.term && after.term.0 <= Term::LAST.0.max(before.term.0));
+        assert!(after.commit_index >= before.commit_index && after.applied_index >= before.applied_index);
+        assert!(after.commit_index <= after.last_index && after.durable_index <= after.last_index);
+        assert!(after.applied_index <= after.commit_index);
+        assert_eq!(after.last_index.0, self.disk.written().entries.len() as u64, "all is written");
+        assert_eq!(after.term, self.disk.written().hard_state.term, "all is written");
+        let most = 10 + (after.followers.len() + after.membership.members.len()) * (after.last_index.0 as usize + 5);
+        assert!(effects.len() <= most, "{} effects of one step", effects.len());
+        effects
+    }
+
+    fn check_effect(&mut self, effect: &Effect) {
+        match effect {
+            Effect::Persist(write) => {
+                self.last_write = write.id;
+                self.disk.write(write.clone());
+            }
+            Effect::Send(envelope) => assert!(envelope.from == ME && envelope.to != ME, "{envelope:?}"),
+            Effect::Halt(_) => self.halted = true,
+            _ => (),
+        }
+    }
+}
+
+/// What lets inputs be near to what the node would take for true.
+struct Draw<'a> {
+    random: &'a mut Random,
+    status: Status,
+    log: &'a [Entry],
+    last_write: WriteId,
+}
+
+impl Draw<'_> {
+    /// An input: one that helps the node on, one that nearly makes sense, or nonsense.
+    fn input(&mut self) -> Input {
+        match self.random.below(12) {
+            0..3 => Input::Tick,
+            3 => Input::Persisted(self.last_write),
+            4 => Input::Persisted(WriteId(self.number())),
+            5 => Input::Applied(Index(self.number())),
+            6 => Input::Propose { id: RequestId(self.number()), commands: self.commands() },
+            7 => Input::Read { id: RequestId(self.number()) },
+            8 | 9 => self.helpful(),
+            _ => Input::Receive(self.envelope()),
+        }
+    }
+
+    /// A number that is near to something, or at an end of the range.
+    fn number(&mut self) -> u64 {
+        let Status { term, last_index, commit_index, durable_index, .. } = &self.status;
+        let near =
+            [0, 1, term.0, last_index.0, commit_index.0, durable_index.0, self.last_write.0, Term::LAST.0, u64::MAX];
+        let number = self.random.pick(&near);
+        match self.random.below(4) {
+            0 => number.wrapping_add(1),
+            1 => number.wrapping_sub(1),
+            _ => number,
+        }
+    }
+
+    fn term(&mut self) -> Term {
+        if self.random.percent(70) { self.status.term } else { Term(self.number()) }
+    }
+
+    fn node(&mut self) -> NodeId {
+        self.random.pick(&[0, 1, 2, 2, 2, 3, 3, 4, 5, 9, u64::MAX].map(NodeId))
+    }
+
+    /// An entry's id: mostly of one that is in the log.
+    fn id(&mut self) -> EntryId {
+        if !self.log.is_empty() && self.random.percent(70) {
+            return self.log[self.random.below(self.log.len())].id;
+        }
+        EntryId::new(Index(self.number()), Term(self.number()))
+    }
+
+    fn commands(&mut self) -> Vec<Bytes> {
+        (0..self.random.below(3)).map(|size| Bytes::from(vec![b'x'; size * 50])).collect()
+    }
+
+    /// The answer that the node waits for.
+    fn helpful(&mut self) -> Input {
+        let Status { role, term, last_index, .. } = self.status;
+        let from = self.random.pick(&[2, 3, 4, 5].map(NodeId));
+        let message = match role {
+            RoleKind::Follower => return Input::Tick,
+            RoleKind::PreCandidate => Message::RequestPreVoteReply { request_term: term, granted: true },
+            RoleKind::Candidate => Message::RequestVoteReply { granted: true },
+            RoleKind::Leader => Message::AppendEntriesReply(AppendEntriesReply {
+                round: Round(self.random.between(0..3)),
+                result: AppendResult::Accepted { matched: last_index },
+            }),
+        };
+        Input::Receive(Envelope { from, to: ME, term, message })
+    }
+
+    fn envelope(&mut self) -> Envelope {
+        let to = if self.random.percent(95) { ME } else { self.node() };
+        Envelope { from: self.node(), to, term: self.term(), message: self.message() }
+    }
+
+    fn message(&mut self) -> Message {
+        match self.random.below(8) {
+            0 => Message::RequestPreVote { last: self.id() },
+            1 => Message::RequestVote { last: self.id() },
+            2 => Message::RequestPreVoteReply { request_term: self.term(), granted: self.random.percent(50) },
+            3 => Message::RequestVoteReply { granted: self.random.percent(50) },
+            4 | 5 => {
+                Message::AppendEntriesReply(AppendEntriesReply { round: Round(self.number()), result: self.result() })
+            }
+            _ => Message::AppendEntries(self.append()),
+        }
+    }
+
+    fn result(&mut self) -> AppendResult {
+        if self.random.percent(50) {
+            AppendResult::Accepted { matched: Index(self.number()) }
+        } else {
+            AppendResult::Rejected { prev: Index(self.number()), hint: self.id() }
+        }
+    }
+
+    fn append(&mut self) -> AppendEntries {
+        let prev = self.id();
+        let mut last = prev;
+        let count = self.random.below(4);
+        let entries = (0..count).map(|_| {
+            last = self.id_after(last);
+            Entry { id: last, payload: draw_payload(self.random) }
+        });
+        AppendEntries { prev, entries: entries.collect(), commit: Index(self.number()), round: Round(self.number()) }
+    }
+
+    fn id_after(&mut self, last: EntryId) -> EntryId {
+        match self.random.below(10) {
+            0 => self.id(),
+            1 => EntryId::new(Index(self.number()), last.term),
+            2..5 => EntryId::new(last.index.next(), last.term),
+            _ => EntryId::new(last.index.next(), self.status.term),
+        }
+    }
+}
+
+fn draw_payload(random: &mut Random) -> Payload {
+    match random.below(4) {
+        0 => Payload::Membership(draw_membership(random)),
+        1 => Payload::Noop,
+        size => Payload::Command(Bytes::from(vec![b'x'; (size - 2) * 100])),
+    }
+}
+
+/// Mostly one that makes sense; else one that nobody would write: empty, with nodes of id zero, with voters of whom nothing is recorded.
+fn draw_membership(random: &mut Random) -> Membership {
+    let size = random.pick(&[1, 3, 3, 5]);
+    let sensible = Membership::of_voters((1..=size).map(|id| (NodeId(id), Member::default())).collect());
+    if random.percent(60) {
+        return sensible;
+    }
+    let mut ids = || -> BTreeSet<NodeId> {
+        [0, 1, 2, 3, 9, u64::MAX].into_iter().filter(|_| random.percent(40)).map(NodeId).collect()
+    };
+    let (voters, outgoing, learners, recorded) = (ids(), ids(), ids(), ids());
+    let members: BTreeMap<_, _> = recorded.into_iter().map(|id| (id, Member::default())).collect();
+    Membership { voters, outgoing, learners, members }
+}
+
+/// A log and a term that fit together, near the beginning of time or near its end.
+fn draw_stored(random: &mut Random) -> Stored {
+    let start = random.pick(&[1, 1, 1, 5, Term::LAST.0 - 1, Term::LAST.0, u64::MAX - 10]);
+    let mut term = Term(start);
+    let entries: Vec<Entry> = (1..=random.between(0..6))
+        .map(|index| {
+            term = Term(term.0 + random.between(0..2));
+            let payload = if index == 1 { Payload::Membership(draw_membership(random)) } else { draw_payload(random) };
+            Entry { id: EntryId::new(Index(index), term), payload }
+        })
+        .collect();
+    let vote = random.pick(&[None, Some(ME), Some(NodeId(2)), Some(NodeId(0))]);
+    Stored { hard_state: HardState { term, vote }, entries }
+}
+
+/// Any settings that are in their ranges.
+fn draw_config(random: &mut Random) -> Config {
+    let bytes = [0, 1, 200, u64::MAX];
+    Config {
+        election_timeout_ticks: random.pick(&[2, 2, 3, u32::MAX / 2]),
+        heartbeat_ticks: 1,
+        seed: random.next(),
+        max_append_bytes: random.pick(&bytes),
+        max_inflight_messages: random.pick(&[1, 2, usize::MAX]),
+        max_inflight_bytes: random.pick(&bytes),
+        max_uncommitted_bytes: random.pick(&bytes),
+        ..Config::new(ME)
+    }
+}
+
+/// What a node has come to in a run.
+#[derive(Default)]
+struct Seen {
+    roles: HashSet<RoleKind>,
+    discards: usize,
+    halts: usize,
+}
+
+/// Runs a node through one input for each seed.
+fn run(start: u64, seeds: impl IntoIterator<Item = u64>, seen: &mut Seen) {
+    let mut subject = Subject::draw(&mut Random::new(start));
+    for seed in seeds {
+        if seed % 100 == 0 {
+            seen.halts += usize::from(subject.halted);
+            subject.restart(&mut Random::new(seed));
+        }
+        let status = subject.node.status();
+        seen.roles.insert(status.role);
+        let log = subject.disk.written().entries.clone();
+        let last_write = subject.last_write;
+        let input = Draw { random: &mut Random::new(seed), status, log: &log, last_write }.input();
+        let effects = subject.step(input);
+        seen.discards += effects.iter().filter(|effect| matches!(effect, Effect::Discard { .. })).count();
+    }
+    seen.halts += usize::from(subject.halted);
+}
+
+proptest! {
+    /// A failure is reduced to the few inputs that it takes.
+    #[test]
+    fn no_input_makes_a_node_panic(start in any::<u64>(), seeds in prop::collection::vec(any::<u64>(), 0..100)) {
+        run(start, seeds, &mut Seen::default());
+    }
+}
+
+/// The same inputs at every run, and more of them. They lead nodes everywhere: if they got stuck at once, they would prove nothing.
+#[test]
+fn inputs_lead_nodes_everywhere() {
+    let mut seen = Seen::default();
+    for start in 0..2_000 {
+        let mut random = Random::new(start);
+        run(start, (0..100).map(|_| random.next()), &mut seen);
+    }
+    assert_eq!(seen.roles.len(), 4, "{:?}", seen.roles);
+    assert!(seen.discards > 1_000 && seen.halts > 100, "{} discards, {} halts", seen.discards, seen.halts);
+}
+
+/// Entries at the ends of the range of positions don't follow what they pretend to.
+#[test]
+fn entries_that_repeat_a_position_are_no_continuation() {
+    let (first, last) = (EntryId::ZERO, EntryId::new(Index(u64::MAX), Term(1)));
+    for (prev, ids, is_continuous) in [
+        (first, vec![first], false),
+        (first, vec![EntryId::new(Index(1), Term(1)), first], false),
+        (last, vec![last], false),
+        (last, vec![first], false),
+        (first, vec![EntryId::new(Index(1), Term(1)), EntryId::new(Index(2), Term(1))], true),
+        (EntryId::new(Index(u64::MAX - 1), Term(1)), vec![last], true),
+    ] {
+        let entries: Vec<Entry> = ids.iter().map(|&id| Entry { id, payload: Payload::Noop }).collect();
+        let append = AppendEntries { prev, entries, commit: Index(1), round: Round(0) };
+        assert_eq!(append.is_continuous(Term(1)), is_continuous, "{ids:?} after {prev}");
+    }
+}

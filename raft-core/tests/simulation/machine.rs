@@ -1,0 +1,77 @@
+//! One machine of the cluster: its disk, its state machine, and the node that runs while there is power.
+
+use raft_core::config::Config;
+use raft_core::node::Node;
+use raft_core::port::Stored;
+use raft_core::status::Status;
+use raft_core::types::{Entry, EntryId};
+
+use crate::disk::Disk;
+use crate::random::Random;
+
+/// A machine.
+#[derive(Clone, Debug)]
+pub struct Machine {
+    pub disk: Disk,
+    /// Nothing while there is no power.
+    pub node: Option<Node>,
+    /// The node after its last step.
+    pub status: Status,
+    /// Counts the starts: what belongs to an earlier life of the node never reaches a later one.
+    pub life: u64,
+    /// What the state machine has applied, durable or not.
+    applied: Vec<EntryId>,
+    /// How much of it a power loss is sure to leave. The state may lag after one; it never tears.
+    applied_durably: usize,
+    /// The time between two ticks of this machine's clock.
+    pub tick_time: u64,
+    /// Until then it does nothing.
+    pub paused_until: u64,
+    /// When the last write under way becomes durable.
+    pub disk_busy_until: u64,
+}
+
+impl Machine {
+    /// A machine with a new node.
+    pub fn new(config: Config, stored: Stored, tick_time: u64) -> Self {
+        let node = Node::new(config, stored.clone(), EntryId::ZERO).expect("a new cluster starts");
+        Self {
+            disk: Disk::new(stored),
+            status: node.status(),
+            node: Some(node),
+            life: 1,
+            applied: Vec::new(),
+            applied_durably: 0,
+            tick_time,
+            paused_until: 0,
+            disk_busy_until: 0,
+        }
+    }
+
+    /// The last entry that the state machine has applied.
+    pub fn applied(&self) -> EntryId {
+        self.applied.last().copied().unwrap_or_default()
+    }
+
+    /// Applies entries to the state machine.
+    pub fn apply(&mut self, entries: &[Entry]) {
+        self.applied.extend(entries.iter().map(|entry| entry.id));
+    }
+
+    /// The power goes: the node is gone, with the writes and the state that were not durable yet. Each write under way may have made it.
+    pub fn lose_power(&mut self, random: &mut Random) {
+        self.node = None;
+        self.disk.lose_power(random.below(self.disk.underway() + 1));
+        self.applied_durably += random.below(self.applied.len() - self.applied_durably + 1);
+        self.applied.truncate(self.applied_durably);
+    }
+
+    /// The power is back: the node starts from what is durable.
+    pub fn boot(&mut self, config: Config) {
+        let stored = self.disk.durable().clone();
+        let node = Node::new(config, stored, self.applied()).expect("a node starts from whatever a power loss leaves");
+        self.status = node.status();
+        self.node = Some(node);
+        self.life += 1;
+    }
+}
