@@ -1,0 +1,118 @@
+//! Messages find their way, in both directions.
+
+mod common;
+
+use bytes::Bytes;
+use common::*;
+use raft_core::message::{AppendEntriesReply, AppendResult, Envelope, Message};
+use raft_core::port::Transport;
+use raft_core::types::{EntryId, Index, NodeId, Round, Term};
+
+#[test]
+fn every_kind_of_message_arrives_as_it_was_sent_in_both_directions() {
+    let (a, b) = (TestNode::start(1), TestNode::start(2));
+    connect(&[&a, &b]);
+    for (from, to) in [(&a, &b), (&b, &a)] {
+        let rejected = AppendResult::Rejected { prev: Index(9), hint: EntryId::new(Index(4), Term(2)) };
+        let exchanges = [
+            (request_pre_vote(), Message::RequestPreVoteReply { request_term: Term(5), granted: true }),
+            (request_vote(), Message::RequestVoteReply { granted: true }),
+            (append(7, 3, vec![Bytes::from_static(b"set x=1"), Bytes::new()]), accepted(3)),
+            (heartbeat(4), Message::AppendEntriesReply(AppendEntriesReply { round: Round(4), result: rejected })),
+        ];
+        for (request, reply) in exchanges {
+            from.send(to.id(), 5, request.clone());
+            assert_eq!(to.receive(), Envelope { from: from.id(), to: to.id(), term: Term(5), message: request });
+            to.send(from.id(), 6, reply.clone());
+            assert_eq!(from.receive(), Envelope { from: to.id(), to: from.id(), term: Term(6), message: reply });
+        }
+    }
+}
+
+#[test]
+fn three_nodes_talk_to_each_other_from_plain_threads() {
+    let nodes = [TestNode::start(1), TestNode::start(2), TestNode::start(3)];
+    connect(&nodes.each_ref());
+    std::thread::scope(|scope| {
+        for node in &nodes {
+            let (from, transport) = (node.id(), &node.transport);
+            scope.spawn(move || {
+                for to in (1..=3).map(NodeId).filter(|to| *to != from) {
+                    transport.send(Envelope { from, to, term: Term(1), message: heartbeat(from.0) });
+                }
+            });
+        }
+    });
+    for node in &nodes {
+        let mut from = [node.receive().from, node.receive().from];
+        from.sort();
+        let others: Vec<_> = nodes.iter().map(TestNode::id).filter(|id| *id != node.id()).collect();
+        assert_eq!(from.to_vec(), others);
+    }
+}
+
+#[test]
+fn appends_are_pipelined_and_keep_their_order() {
+    let (a, b) = (TestNode::start(1), TestNode::start(2));
+    connect(&[&a, &b]);
+    // No reply in between: the next does not wait for the last.
+    for batch in 0..10 {
+        for round in 1..=100 {
+            a.send(b.id(), 1, append(round, batch * 100 + round, vec![Bytes::from(vec![7; 1000])]));
+        }
+        for round in 1..=100 {
+            assert_eq!(common::round(&b.receive()), batch * 100 + round);
+        }
+    }
+    for reply in 1..=100 {
+        b.send(a.id(), 1, accepted(reply));
+    }
+    for reply in 1..=100 {
+        assert_eq!(a.receive().message, accepted(reply));
+    }
+}
+
+#[test]
+fn an_entry_of_many_megabytes_passes_and_one_above_the_limit_is_dropped_without_harm() {
+    let (a, b) = (TestNode::start(1), TestNode::start(2));
+    connect(&[&a, &b]);
+    let large = append(0, 1, vec![Bytes::from(vec![1; (16 << 20) - 100])]);
+    a.send(b.id(), 1, large.clone());
+    assert_eq!(b.receive().message, large);
+    a.send(b.id(), 1, append(0, 2, vec![Bytes::from(vec![1; 16 << 20])]));
+    a.send(b.id(), 1, heartbeat(3));
+    assert_eq!(common::round(&b.receive()), 3);
+    let status = a.status(b.id());
+    assert!(status.connected && status.dropped == 1, "{status:?}");
+}
+
+#[test]
+fn a_change_of_membership_starts_and_stops_links() {
+    let nodes = [TestNode::start(1), TestNode::start(2), TestNode::start(3)];
+    let [a, b, c] = &nodes;
+    connect(&[a, b]);
+    assert_eq!(a.transport.peers().len(), 1);
+    connect(&[a, b, c]);
+    a.send(c.id(), 1, heartbeat(1));
+    assert_eq!(c.receive().from, a.id());
+    a.transport.use_membership(&membership([a.member(), c.member()]));
+    assert_eq!(a.transport.peers().iter().map(|peer| peer.id).collect::<Vec<_>>(), [c.id()]);
+    a.send(b.id(), 1, heartbeat(2));
+    // The node that is gone from here still knows us, and its requests are answered.
+    b.send(a.id(), 1, heartbeat(3));
+    assert_eq!(a.receive().from, b.id());
+    a.send(b.id(), 1, accepted(3));
+    assert_eq!(b.receive().message, accepted(3), "and the heartbeat before it was not sent");
+}
+
+#[test]
+fn a_closed_transport_ends_its_streams_and_refuses_calls() {
+    let (a, b) = (TestNode::start(1), TestNode::start(2));
+    connect(&[&a, &b]);
+    a.transport.close();
+    assert!(a.transport.peers().is_empty());
+    b.wait_problem(a.id(), "this node is stopping");
+    // Nor does it come back by itself.
+    a.transport.use_membership(&membership([a.member(), b.member()]));
+    assert!(a.transport.peers().is_empty());
+}
