@@ -1,0 +1,183 @@
+//! A node's folder: who may use it, whom it belongs to, and the files in it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use raft_core::port::Stored;
+use raft_core::types::{ClusterId, EntryId, Identity, Incarnation, NodeId};
+
+use crate::error::Error;
+use crate::folder::{FolderLock, sync_folder};
+use crate::log::SqliteLog;
+use crate::reader::Reader;
+use crate::state_machine::SqliteStateMachine;
+
+/// The folder of one node, open and locked.
+///
+/// No other process, and no other `DataDir` of this process, can open it until this one and all [`Parts`] of it are
+/// gone.
+pub struct DataDir {
+    folder: PathBuf,
+    identity: Identity,
+    log: SqliteLog,
+    lock: Arc<FolderLock>,
+}
+
+/// What a node works with: one writer for each of its two files, and as many readers as it likes.
+pub struct Parts {
+    /// Keeps the log.
+    pub log: SqliteLog,
+    /// Keeps the state.
+    pub state_machine: SqliteStateMachine,
+    /// Reads the state while it is written. Cheap to clone.
+    pub reader: Reader,
+}
+
+impl DataDir {
+    /// Opens the folder of node `id`. Makes it, readable by its owner alone, if it is not there, and gives the node in
+    /// it a new incarnation.
+    ///
+    /// # Errors
+    /// [`Error::Unwritable`] if the folder can't be made or written, so another one may do; [`Error::InUse`] and
+    /// [`Error::OtherNode`] if it is somebody else's; others if what it holds is damaged or from a newer version.
+    pub fn open(folder: impl Into<PathBuf>, id: NodeId) -> Result<Self, Error> {
+        let folder = folder.into();
+        assert!(id != NodeId::NONE, "a node's id is not zero");
+        let unwritable = |source| Error::Unwritable { path: folder.clone(), source };
+        let lock = Arc::new(FolderLock::acquire(&folder)?);
+        refuse_files_of_others(&folder, id)?;
+        let is_new = !log_path(&folder, id).try_exists().map_err(unwritable)?;
+        let log = SqliteLog::open(log_path(&folder, id), id, random_incarnation()?, lock.clone())?;
+        if is_new {
+            sync_folder(&folder).map_err(unwritable)?;
+        }
+        let identity = log.identity()?;
+        if identity.node != id {
+            return Err(Error::OtherNode { path: folder, stored: identity.node, given: id });
+        }
+        let directory = Self { folder, identity, log, lock };
+        directory.refuse_orphaned_state()?;
+        Ok(directory)
+    }
+
+    /// Who the node in this folder is. Its cluster is zero until it has begun.
+    pub fn identity(&self) -> Identity {
+        self.identity
+    }
+
+    /// The folder.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Makes the node part of `cluster`, and stores what it starts from, in one durable step. A node that begins the
+    /// cluster together with others passes [`Stored::first`]; one that comes later passes `Stored::default()`.
+    ///
+    /// # Errors
+    /// [`Error::BegunAlready`] if the folder belongs to this cluster already, [`Error::OtherCluster`] if to another.
+    pub fn begin(&mut self, cluster: ClusterId, first: &Stored) -> Result<(), Error> {
+        assert!(cluster != ClusterId(0), "a cluster's id is not zero");
+        if self.identity.cluster == cluster {
+            return Err(Error::BegunAlready { path: self.folder.clone(), cluster });
+        }
+        if self.identity.cluster != ClusterId(0) {
+            return self.expect_cluster(cluster);
+        }
+        self.log.begin(cluster, first)?;
+        self.identity.cluster = cluster;
+        Ok(())
+    }
+
+    /// Checks that the folder belongs to `cluster`.
+    ///
+    /// # Errors
+    /// [`Error::OtherCluster`] if it does not.
+    pub fn expect_cluster(&self, cluster: ClusterId) -> Result<(), Error> {
+        if self.identity.cluster == cluster {
+            return Ok(());
+        }
+        Err(Error::OtherCluster { path: self.folder.clone(), stored: self.identity.cluster, given: cluster })
+    }
+
+    /// Opens the state, checks that it fits the log, and hands out the parts.
+    ///
+    /// # Errors
+    /// [`Error::NotBegun`] before [`begin`](Self::begin); [`Error::OtherCluster`] or [`Error::StateAhead`] if the state
+    /// is not from this log.
+    pub fn into_parts(self) -> Result<Parts, Error> {
+        let Identity { cluster, node, .. } = self.identity;
+        if cluster == ClusterId(0) {
+            return Err(Error::NotBegun { path: self.folder });
+        }
+        let path = state_path(&self.folder, node);
+        let state_machine = SqliteStateMachine::open(path.clone(), cluster, self.lock.clone())?;
+        sync_folder(&self.folder).map_err(|source| Error::Unwritable { path: self.folder.clone(), source })?;
+        self.refuse_state_ahead(&path, state_machine.position())?;
+        let reader = Reader::open(path, self.lock)?;
+        Ok(Parts { log: self.log, state_machine, reader })
+    }
+
+    /// A log that has not begun has led to no state: if there is one, the log was lost.
+    fn refuse_orphaned_state(&self) -> Result<(), Error> {
+        let path = state_path(&self.folder, self.identity.node);
+        let exists = path.try_exists().map_err(|source| Error::Unwritable { path: self.folder.clone(), source })?;
+        if exists && self.identity.cluster == ClusterId(0) {
+            let applied = SqliteStateMachine::peek_applied(&path)?;
+            return Err(Error::StateAhead { path, applied, last: self.log.last() });
+        }
+        Ok(())
+    }
+
+    /// A state is never ahead of its own log, so if it is, the log has lost its end, and with it promises.
+    fn refuse_state_ahead(&self, path: &Path, applied: EntryId) -> Result<(), Error> {
+        if applied == EntryId::ZERO || self.log.term_at(applied.index)? == Some(applied.term) {
+            return Ok(());
+        }
+        Err(Error::StateAhead { path: path.to_owned(), applied, last: self.log.last() })
+    }
+}
+
+/// Where node `id` keeps its log in `folder`.
+pub fn log_path(folder: &Path, id: NodeId) -> PathBuf {
+    folder.join(format!("{LOG_PREFIX}{}{SUFFIX}", id.0))
+}
+
+/// Where node `id` keeps its state in `folder`.
+pub fn state_path(folder: &Path, id: NodeId) -> PathBuf {
+    folder.join(format!("{STATE_PREFIX}{}{SUFFIX}", id.0))
+}
+
+const LOG_PREFIX: &str = "raft_log_";
+const STATE_PREFIX: &str = "raft_node_";
+const SUFFIX: &str = ".db";
+
+fn refuse_files_of_others(folder: &Path, id: NodeId) -> Result<(), Error> {
+    let unwritable = |source| Error::Unwritable { path: folder.to_owned(), source };
+    for file in fs::read_dir(folder).map_err(unwritable)? {
+        let name = file.map_err(unwritable)?.file_name();
+        match name.to_str().and_then(owner) {
+            Some(other) if other != id => {
+                return Err(Error::OtherNode { path: folder.to_owned(), stored: other, given: id });
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Whose database a file is, by its name.
+fn owner(name: &str) -> Option<NodeId> {
+    let rest = name.strip_prefix(LOG_PREFIX).or_else(|| name.strip_prefix(STATE_PREFIX))?;
+    rest.strip_suffix(SUFFIX)?.parse().ok().map(NodeId)
+}
+
+/// A random number that is not zero.
+fn random_incarnation() -> Result<Incarnation, Error> {
+    loop {
+        let number = getrandom::u64().map_err(Error::Random)?;
+        if number != 0 {
+            return Ok(Incarnation(number));
+        }
+    }
+}

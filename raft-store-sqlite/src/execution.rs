@@ -1,0 +1,339 @@
+//! Running clients' SQL: compiling, binding, stepping and gathering, within limits.
+//!
+//! A text may hold several statements. Each is compiled after the one before it ran, since that may have made the table
+//! it is about. So what follows a statement is found by SQLite as it goes, and a text is never cut by us.
+
+use bytes::Bytes;
+use rusqlite::fallible_iterator::FallibleIterator;
+use rusqlite::types::{ToSqlOutput, ValueRef};
+use rusqlite::{Batch, CachedStatement, Connection, Row, StatementStatus, ToSql, ffi};
+
+use crate::command::{Parameter, Statement, StatementResult, Value};
+use crate::limits;
+use crate::sandbox::{Fence, READ_ONLY_KV};
+
+/// Why a client's SQL did not do what it should.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// The statement is wrong, or broke a rule of the tables: the same on every node.
+    Statement(String),
+    /// The statement is not allowed: the same on every node.
+    Refused(String),
+    /// SQLite could not do its work.
+    Sqlite(rusqlite::Error),
+}
+
+/// How much a command's results may hold.
+pub(crate) struct Budget {
+    /// How many rows.
+    pub(crate) rows: usize,
+    /// How many bytes, as [`limits::ANSWER_BYTES`] counts them.
+    pub(crate) bytes: usize,
+    /// How many statements.
+    pub(crate) statements: usize,
+    /// What was given at first, for the message.
+    allowed: (usize, usize, usize),
+}
+
+impl Budget {
+    pub(crate) fn new(rows: usize, bytes: usize) -> Self {
+        let statements = limits::STATEMENTS;
+        Self { rows, bytes, statements, allowed: (rows, bytes, statements) }
+    }
+
+    fn spend_row(&mut self, row: &[Value]) -> Result<(), Failure> {
+        let rows = self.rows.checked_sub(1);
+        self.rows = rows.ok_or_else(|| {
+            statement(format!("there are more than {} rows: ask for fewer, with LIMIT", self.allowed.0))
+        })?;
+        self.spend_bytes(8 + row.iter().map(size_bytes).sum::<usize>())
+    }
+
+    fn spend_bytes(&mut self, bytes: usize) -> Result<(), Failure> {
+        let rest = self.bytes.checked_sub(bytes);
+        self.bytes = rest.ok_or_else(|| {
+            statement(format!("the rows hold more than {} bytes: ask for fewer or shorter ones", self.allowed.1))
+        })?;
+        Ok(())
+    }
+
+    fn spend_statement(&mut self) -> Result<(), Failure> {
+        let rest = self.statements.checked_sub(1);
+        self.statements =
+            rest.ok_or_else(|| statement(format!("there are more than {} SQL statements", self.allowed.2)))?;
+        Ok(())
+    }
+}
+
+fn size_bytes(value: &Value) -> usize {
+    8 + match value {
+        Value::Text(text) => text.len(),
+        Value::Blob(blob) => blob.len(),
+        Value::Null | Value::Integer(_) | Value::Real(_) => 0,
+    }
+}
+
+/// What a compiled statement must be in order to be run.
+pub(crate) type Rule = fn(&rusqlite::Statement<'_>) -> Result<(), Failure>;
+
+/// Runs all statements of a text behind the fence. The first failure ends it; undoing what came before is the caller's.
+pub(crate) fn run(
+    connection: &Connection,
+    fence: &Fence<'_>,
+    statement: &Statement,
+    rule: Rule,
+    budget: &mut Budget,
+) -> Result<Vec<StatementResult>, Failure> {
+    let results = match cached(connection, &statement.sql) {
+        Some(mut compiled) => {
+            run_one(connection, &mut compiled, &statement.parameters, rule, budget).map(|result| vec![result])
+        }
+        None => run_all(connection, statement, rule, budget),
+    };
+    results.map_err(|failure| explain(failure, fence))
+}
+
+/// The statement from the cache, if it is one that may be cached and can be compiled.
+fn cached<'a>(connection: &'a Connection, sql: &str) -> Option<CachedStatement<'a>> {
+    const LONGEST: usize = 4096;
+    let single = sql.trim_end_matches(|end: char| end == ';' || end.is_ascii_whitespace());
+    if single.len() > LONGEST || single.contains(';') || first_word(single).is_empty() {
+        return None;
+    }
+    // No statement of our own begins like this, so a client's can't take one from the cache that was compiled without
+    // the fence.
+    connection.prepare_cached(&format!("/* sql */ {single}")).ok()
+}
+
+fn run_all(
+    connection: &Connection,
+    text: &Statement,
+    rule: Rule,
+    budget: &mut Budget,
+) -> Result<Vec<StatementResult>, Failure> {
+    let mut results = Vec::new();
+    let mut statements = Batch::new(connection, &text.sql);
+    while let Some(mut compiled) = statements.next().map_err(failure)? {
+        if !results.is_empty() && !text.parameters.is_empty() {
+            return Err(statement("a text with parameters can hold one SQL statement only"));
+        }
+        results.push(run_one(connection, &mut compiled, &text.parameters, rule, budget)?);
+    }
+    if results.is_empty() {
+        return Err(statement("there is no SQL statement"));
+    }
+    Ok(results)
+}
+
+fn run_one(
+    connection: &Connection,
+    compiled: &mut rusqlite::Statement<'_>,
+    parameters: &[Parameter],
+    rule: Rule,
+    budget: &mut Budget,
+) -> Result<StatementResult, Failure> {
+    rule(compiled)?;
+    budget.spend_statement()?;
+    bind(compiled, parameters)?;
+    // The statement may come from the cache, with the steps of earlier runs.
+    compiled.reset_status(StatementStatus::VmStep);
+    let changes_before = connection.total_changes();
+    let (columns, rows) = gather(compiled, budget)?;
+    let changed = connection.total_changes() != changes_before;
+    Ok(StatementResult {
+        columns,
+        rows,
+        // SQLite's own number stays that of an earlier statement if this one is not of the kind that changes rows.
+        rows_affected: if changed { connection.changes() } else { 0 },
+        last_insert_id: connection.last_insert_rowid(),
+    })
+}
+
+/// Steps to the end.
+fn gather(
+    compiled: &mut rusqlite::Statement<'_>,
+    budget: &mut Budget,
+) -> Result<(Vec<String>, Vec<Vec<Value>>), Failure> {
+    let mut columns = Vec::new();
+    let mut gathered = Vec::new();
+    let mut rows = compiled.raw_query();
+    while let Some(row) = rows.next().map_err(failure)? {
+        // The first step may compile the statement again, so the columns are known only after it.
+        if columns.is_empty() {
+            columns = names(row.as_ref(), budget)?;
+        }
+        let row = values(row, columns.len()).map_err(failure)?;
+        budget.spend_row(&row)?;
+        gathered.push(row);
+    }
+    drop(rows);
+    if columns.is_empty() {
+        columns = names(compiled, budget)?;
+    }
+    Ok((columns, gathered))
+}
+
+/// The names of the columns. They count before they are copied: a name may be long, and a statement may name it often.
+fn names(compiled: &rusqlite::Statement<'_>, budget: &mut Budget) -> Result<Vec<String>, Failure> {
+    budget.spend_bytes(compiled.column_names().map(|name| 8 + name.len()).sum())?;
+    Ok(compiled.column_names().map(String::from).collect())
+}
+
+fn values(row: &Row<'_>, columns: usize) -> rusqlite::Result<Vec<Value>> {
+    (0..columns)
+        .map(|column| {
+            Ok(match row.get_ref(column)? {
+                ValueRef::Null => Value::Null,
+                ValueRef::Integer(integer) => Value::Integer(integer),
+                ValueRef::Real(real) => Value::Real(real),
+                ValueRef::Text(text) => match str::from_utf8(text) {
+                    Ok(text) => Value::Text(text.into()),
+                    Err(_) => Value::Blob(Bytes::copy_from_slice(text)),
+                },
+                ValueRef::Blob(blob) => Value::Blob(Bytes::copy_from_slice(blob)),
+            })
+        })
+        .collect()
+}
+
+/// Gives each parameter its value. Left out is an error: SQLite would take NULL.
+fn bind(compiled: &mut rusqlite::Statement<'_>, parameters: &[Parameter]) -> Result<(), Failure> {
+    for (position, value) in places(compiled, parameters)? {
+        compiled.raw_bind_parameter(position, value).map_err(failure)?;
+    }
+    Ok(())
+}
+
+/// Which parameter gets which value; all of them do, and each once.
+pub(crate) fn places<'a>(
+    compiled: &rusqlite::Statement<'_>,
+    parameters: &'a [Parameter],
+) -> Result<Vec<(usize, &'a Value)>, Failure> {
+    let count = compiled.parameter_count();
+    let mut values: Vec<Option<&Value>> = vec![None; count];
+    let mut next = 1;
+    for Parameter { name, value } in parameters {
+        let position = match name {
+            None => next,
+            Some(name) => position_of(compiled, name)?,
+        };
+        next = position + 1;
+        let place = values
+            .get_mut(position - 1)
+            .ok_or_else(|| statement(format!("{} values are given for {count} parameters", parameters.len())))?;
+        if place.replace(value).is_some() {
+            return Err(statement(format!("parameter {position} is given twice")));
+        }
+    }
+    let given = values.into_iter().enumerate().map(|(index, value)| {
+        let position = index + 1;
+        let name = || compiled.parameter_name(position).map(|name| format!(" ({name})")).unwrap_or_default();
+        value
+            .map(|value| (position, value))
+            .ok_or_else(|| statement(format!("there is no value for parameter {position}{} of {count}", name())))
+    });
+    given.collect()
+}
+
+fn position_of(compiled: &rusqlite::Statement<'_>, name: &str) -> Result<usize, Failure> {
+    let found = compiled.parameter_index(name).ok().flatten();
+    found.ok_or_else(|| {
+        statement(format!("the statement has no parameter {name:?}; names carry their prefix, as in \":name\""))
+    })
+}
+
+impl ToSql for Value {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        Ok(ToSqlOutput::Borrowed(match self {
+            Self::Null => ValueRef::Null,
+            Self::Integer(integer) => ValueRef::Integer(*integer),
+            Self::Real(real) => ValueRef::Real(*real),
+            Self::Text(text) => ValueRef::Text(text.as_bytes()),
+            Self::Blob(blob) => ValueRef::Blob(blob),
+        }))
+    }
+}
+
+pub(crate) fn statement(message: impl Into<String>) -> Failure {
+    Failure::Statement(message.into())
+}
+
+/// Tells a wrong statement from a database that does not work.
+pub(crate) fn failure(error: rusqlite::Error) -> Failure {
+    let code = match &error {
+        rusqlite::Error::SqliteFailure(error, _) | rusqlite::Error::SqlInputError { error, .. } => {
+            error.extended_code & 0xff
+        }
+        _ => return Failure::Statement(error.to_string()),
+    };
+    match code {
+        ffi::SQLITE_ERROR
+        | ffi::SQLITE_CONSTRAINT
+        | ffi::SQLITE_MISMATCH
+        | ffi::SQLITE_TOOBIG
+        | ffi::SQLITE_AUTH
+        | ffi::SQLITE_RANGE
+        | ffi::SQLITE_ABORT
+        | ffi::SQLITE_LOCKED
+        | ffi::SQLITE_MISUSE => Failure::Statement(message(&error)),
+        // A full disk, a failed read, no memory, damage: of this node alone, so never the answer to a command.
+        _ => Failure::Sqlite(error),
+    }
+}
+
+/// What SQLite said, without what we put before the statement.
+pub(crate) fn message(error: &rusqlite::Error) -> String {
+    match error {
+        rusqlite::Error::SqliteFailure(_, Some(message)) => message.clone(),
+        rusqlite::Error::SqlInputError { msg, .. } => msg.clone(),
+        error => error.to_string(),
+    }
+}
+
+/// Puts the reason of a refusal in place of "not authorized".
+pub(crate) fn explain(failure: Failure, fence: &Fence<'_>) -> Failure {
+    match (failure, fence.refusal()) {
+        (Failure::Statement(_), Some(reason)) => Failure::Refused(reason),
+        // SQLite finds this before it asks whether it is allowed.
+        (Failure::Statement(message), None) if message == "cannot modify kv because it is a view" => {
+            Failure::Refused(READ_ONLY_KV.into())
+        }
+        (failure, _) => failure,
+    }
+}
+
+/// The word that a statement begins with, in capitals; empty if it begins with none.
+pub(crate) fn first_word(sql: &str) -> String {
+    let mut rest = sql;
+    loop {
+        rest =
+            rest.trim_start_matches(|start: char| start.is_ascii_whitespace() || start == ';' || start == '\u{feff}');
+        if let Some(comment) = rest.strip_prefix("--") {
+            rest = comment.split_once('\n').map_or("", |(_, after)| after);
+        } else if let Some(comment) = rest.strip_prefix("/*") {
+            rest = comment.split_once("*/").map_or("", |(_, after)| after);
+        } else {
+            break;
+        }
+    }
+    rest.chars().take_while(char::is_ascii_alphabetic).map(|letter| letter.to_ascii_uppercase()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_word_is_found_behind_comments() {
+        for (sql, word) in [
+            ("select 1", "SELECT"),
+            ("  -- a\n/* b */ ; Insert into t", "INSERT"),
+            ("-- nothing", ""),
+            ("/* open", ""),
+            ("", ""),
+            ("(select 1)", ""),
+        ] {
+            assert_eq!(first_word(sql), word, "{sql:?}");
+        }
+    }
+}

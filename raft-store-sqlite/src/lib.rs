@@ -1,0 +1,66 @@
+//! A node's storage: the Raft log and a deterministic key-value and SQL state machine, each in one SQLite file.
+//!
+//! | file | holds | promise |
+//! |---|---|---|
+//! | `raft_log_<id>.db` | entries with checksums, the hard state, who the node is | it survives a power loss |
+//! | `raft_node_<id>.db` | keys, the users' tables, sessions, what was applied | whole, if behind the log |
+//!
+//! [`DataDir`] opens a node's folder and locks it. It hands out the [`Parts`]: the log and the state machine, which
+//! implement the ports of `raft-core`, and a [`Reader`]. What is replicated is a [`Command`], encoded; what comes of it
+//! is an [`Answer`], the same on every node.
+//!
+//! The state file is plain SQLite, and anyone may open it to read, also while the node runs: `sqlite3 -readonly
+//! raft_node_1.db 'SELECT * FROM kv'`.
+//!
+//! # Example
+//!
+//! ```
+//! use raft_core::membership::Membership;
+//! use raft_core::port::{LogStore, StateMachine, Stored};
+//! use raft_core::types::{ClusterId, Entry, EntryId, Index, NodeId, Payload, Term};
+//! use raft_store_sqlite::{Command, DataDir, Operation, Outcome, Parts};
+//!
+//! # fn main() -> Result<(), raft_store_sqlite::Error> {
+//! # let folder = tempfile::tempdir().unwrap();
+//! // The first start: make the folder's node part of a cluster.
+//! let mut folder = DataDir::open(folder.path(), NodeId(1))?;
+//! folder.begin(ClusterId(7), &Stored::first(Membership::default()))?;
+//! let Parts { mut log, mut state_machine, reader } = folder.into_parts()?;
+//!
+//! // What a driver does with a command, less the consensus: store it, then apply it.
+//! let operation = Operation::Put { key: "colour".into(), value: "blue".into() };
+//! let command = Command { time_ms: 1_795_437_296_789, seed: [1; 16], session: None, operation };
+//! let entry = Entry { id: EntryId::new(Index(2), Term(1)), payload: Payload::Command(command.encode()) };
+//! log.write(&[raft_core::effect::Persist { entries: vec![entry], ..Default::default() }])?;
+//! let answers = state_machine.apply(&log.read(Index(1), u64::MAX)?)?;
+//! assert_eq!(answers[1].as_ref().unwrap().outcome, Outcome::Put { replaced: false });
+//!
+//! // Anyone may read meanwhile.
+//! let seen = reader.get(&"colour".into())?;
+//! assert_eq!((seen.value.unwrap().value, seen.revision), ("blue".into(), 2));
+//! # Ok(())
+//! # }
+//! ```
+
+mod codec;
+mod command;
+mod data_dir;
+mod dump;
+mod error;
+mod execution;
+mod folder;
+pub mod limits;
+mod log;
+mod moment;
+mod reader;
+mod sandbox;
+mod schema;
+mod state_machine;
+
+pub use command::{Answer, Command, Operation, Outcome, Parameter, SessionId, Statement, StatementResult, Value};
+pub use data_dir::{DataDir, Parts, log_path, state_path};
+pub use dump::dump;
+pub use error::Error;
+pub use log::SqliteLog;
+pub use reader::{Kind, ReadLimits, Reader, Seen};
+pub use state_machine::{KeyValue, SqliteStateMachine};

@@ -1,0 +1,31 @@
+//! How much a command may hold.
+//!
+//! These limits are part of what an entry means: when it is applied, all but [`COMMAND_BYTES`] are checked again, so
+//! nodes with different limits would part ways. A change needs a new version of the command format.
+
+/// The longest key, in bytes. The shortest is one byte.
+pub const KEY_BYTES: usize = 64 << 10;
+/// The longest value, in bytes.
+pub const VALUE_BYTES: usize = 1 << 20;
+/// The longest SQL text of a statement, in bytes.
+pub const SQL_BYTES: usize = 1 << 20;
+/// The most SQL statements in a command.
+pub const STATEMENTS: usize = 1024;
+/// The most parameters of a statement.
+pub const PARAMETERS: usize = 32_766;
+/// The largest command, encoded, in bytes.
+pub const COMMAND_BYTES: usize = 4 << 20;
+/// The longest client id, in bytes. The shortest is one byte.
+pub const CLIENT_BYTES: usize = 64;
+/// How far a client's sequence may run ahead of the answers it has confirmed: the most answers that are kept for it.
+pub const UNANSWERED: u64 = 4096;
+/// The most bytes that a command's rows may count: 8 for each row, each value and each name of a column, and the length of
+/// texts, blobs and names.
+pub const ANSWER_BYTES: usize = 1 << 20;
+/// The longest message of a command that failed, in bytes. The rest is cut off.
+pub const MESSAGE_BYTES: usize = 4096;
+/// The most steps of SQLite's virtual machine that a command may take, a few seconds' worth. Counted, not timed, so
+/// that a command that runs away is stopped alike on every node.
+pub const SQL_STEPS: u64 = 100_000_000;
+/// The longest text, blob or row that SQL may make, in bytes.
+pub const SQL_VALUE_BYTES: usize = 16 << 20;

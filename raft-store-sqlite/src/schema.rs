@@ -1,0 +1,225 @@
+//! The two files: their tables, how they are opened, and how their formats are told.
+
+use std::path::Path;
+use std::time::Duration;
+
+use rusqlite::types::Value;
+use rusqlite::{Connection, ErrorCode, OpenFlags};
+
+use crate::error::Error;
+
+/// What tells a file of ours from any other.
+pub(crate) struct Format {
+    /// In the file's header, where `file` and SQLite find it.
+    application_id: i32,
+    /// In the file's header as `user_version`. Newer ones are refused.
+    version: u32,
+    /// How long to wait for another program that has the file locked.
+    patience: Duration,
+    /// Settings that must be in force: the name, what it is set to, and what SQLite then reads back. In this order.
+    settings: &'static [(&'static str, &'static str, &'static str)],
+    /// Made in a new file.
+    tables: &'static str,
+}
+
+/// `raft_log_<id>.db`: the only file whose durability is promised.
+pub(crate) const LOG: Format = Format {
+    application_id: 0x5241_464C,
+    version: 1,
+    // Nobody else has business here.
+    patience: Duration::from_millis(200),
+    settings: &[
+        ("locking_mode", "EXCLUSIVE", "exclusive"),
+        ("journal_mode", "WAL", "wal"),
+        ("synchronous", "FULL", "2"),
+    ],
+    tables: "
+        CREATE TABLE meta (
+            one INTEGER PRIMARY KEY CHECK (one = 1),
+            node_id INTEGER NOT NULL,
+            cluster_id TEXT NOT NULL,
+            incarnation TEXT NOT NULL
+        ) STRICT;
+        CREATE TABLE hard_state (
+            one INTEGER PRIMARY KEY CHECK (one = 1),
+            term INTEGER NOT NULL,
+            vote INTEGER,
+            checksum INTEGER NOT NULL
+        ) STRICT;
+        CREATE TABLE entries (
+            idx INTEGER PRIMARY KEY,
+            term INTEGER NOT NULL,
+            kind INTEGER NOT NULL,
+            payload BLOB NOT NULL,
+            checksum INTEGER NOT NULL
+        ) STRICT;
+    ",
+};
+
+/// `raft_node_<id>.db`: what the log led to. Holds nothing that differs between nodes.
+///
+/// A key or value is a TEXT if it is UTF-8 without a NUL, and a BLOB otherwise, so that SQL and `sqlite3` can compare
+/// and show it; each byte string has exactly one of the two forms. Within each form the order is that of the bytes, and
+/// all TEXT comes before all BLOB.
+pub(crate) const STATE: Format = Format {
+    application_id: 0x5241_4653,
+    version: 1,
+    // Anyone may look, though to hold a lock for writing stops the node in the end.
+    patience: Duration::from_secs(10),
+    settings: &[
+        ("journal_mode", "WAL", "wal"),
+        ("synchronous", "NORMAL", "1"),
+        ("foreign_keys", "ON", "1"),
+        ("encoding", "'UTF-8'", "UTF-8"),
+    ],
+    tables: "
+        CREATE TABLE raft_meta (
+            one INTEGER PRIMARY KEY CHECK (one = 1),
+            cluster_id TEXT NOT NULL,
+            applied_index INTEGER NOT NULL,
+            applied_term INTEGER NOT NULL,
+            revision INTEGER NOT NULL,
+            time_ms INTEGER NOT NULL
+        ) STRICT;
+        CREATE TABLE raft_kv (
+            key ANY NOT NULL PRIMARY KEY,
+            create_revision INTEGER NOT NULL,
+            mod_revision INTEGER NOT NULL,
+            mod_part INTEGER NOT NULL,
+            version INTEGER NOT NULL
+        ) STRICT, WITHOUT ROWID;
+        CREATE TABLE raft_kv_history (
+            revision INTEGER NOT NULL,
+            part INTEGER NOT NULL,
+            key ANY NOT NULL,
+            value ANY,
+            create_revision INTEGER NOT NULL,
+            version INTEGER NOT NULL,
+            lease INTEGER NOT NULL,
+            PRIMARY KEY (revision, part)
+        ) STRICT, WITHOUT ROWID;
+        CREATE VIEW kv (key, value, create_revision, mod_revision, version, lease) AS
+            SELECT k.key, h.value, k.create_revision, k.mod_revision, k.version, h.lease
+            FROM raft_kv AS k JOIN raft_kv_history AS h ON h.revision = k.mod_revision AND h.part = k.mod_part;
+        CREATE TABLE raft_sessions (
+            client BLOB NOT NULL PRIMARY KEY,
+            answered INTEGER NOT NULL,
+            last_used_ms INTEGER NOT NULL
+        ) STRICT, WITHOUT ROWID;
+        CREATE TABLE raft_answers (
+            client BLOB NOT NULL,
+            sequence INTEGER NOT NULL,
+            answer BLOB NOT NULL,
+            PRIMARY KEY (client, sequence)
+        ) STRICT, WITHOUT ROWID;
+    ",
+};
+
+/// The oldest SQLite without the bug that corrupts a write-ahead log (3.51.3), and not the one that was withdrawn
+/// (3.52.0).
+const SQLITE_AT_LEAST: i32 = 3_052_001;
+
+/// Opens a file of this format for writing, and makes it if it is not there. `first` fills the tables of a new one, in
+/// the transaction that makes them.
+pub(crate) fn open(
+    path: &Path,
+    format: &Format,
+    first: impl FnOnce(&Connection) -> rusqlite::Result<()>,
+) -> Result<Connection, Error> {
+    assert!(
+        rusqlite::version_number() >= SQLITE_AT_LEAST,
+        "SQLite is bundled, and without its bug in the write-ahead log"
+    );
+    let doing = "opening the database";
+    let mut connection = Connection::open(path).map_err(Error::sqlite(doing))?;
+    connection.set_prepared_statement_cache_capacity(256);
+    connection.busy_timeout(format.patience).map_err(Error::sqlite(doing))?;
+    // Before anything is read: from the first read on, an exclusive connection keeps its index of the log in memory.
+    if let Some((pragma, value, _)) = format.settings.iter().find(|(pragma, ..)| *pragma == "locking_mode") {
+        set(&connection, pragma, value)?;
+    }
+    let is_new = check_format(&connection, path, format)?;
+    for (pragma, value, wanted) in format.settings {
+        set(&connection, pragma, value)?;
+        verify(&connection, path, pragma, wanted)?;
+    }
+    if is_new {
+        initialise(&mut connection, format, first).map_err(Error::sqlite("making the tables"))?;
+    }
+    Ok(connection)
+}
+
+/// Opens a state file for reading alone.
+pub(crate) fn open_to_read(path: &Path) -> Result<Connection, Error> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection =
+        Connection::open_with_flags(path, flags).map_err(Error::sqlite("opening the state for reading"))?;
+    check_format(&connection, path, &STATE)?;
+    Ok(connection)
+}
+
+/// Whether the file is new; an error if it is not of this format.
+fn check_format(connection: &Connection, path: &Path, format: &Format) -> Result<bool, Error> {
+    let path = path.to_owned();
+    let header =
+        "SELECT (SELECT application_id FROM pragma_application_id), (SELECT user_version FROM pragma_user_version),
+                         (SELECT count(*) FROM sqlite_schema)";
+    let read = connection.query_row(header, [], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)));
+    let (application_id, version, objects): (i32, u32, u64) = match read {
+        Err(error) if error.sqlite_error_code() == Some(ErrorCode::NotADatabase) => {
+            return Err(Error::NotOurs { path });
+        }
+        Err(error) if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) => {
+            return Err(Error::InUse { path, holder: String::new() });
+        }
+        read => read.map_err(Error::sqlite("reading the file's header"))?,
+    };
+    if application_id == 0 && version == 0 && objects == 0 {
+        return Ok(true);
+    }
+    if application_id != format.application_id {
+        return Err(Error::NotOurs { path });
+    }
+    if version > format.version {
+        return Err(Error::NewerFormat { path, stored: version, known: format.version });
+    }
+    Ok(false)
+}
+
+fn set(connection: &Connection, pragma: &str, value: &str) -> Result<(), Error> {
+    connection.execute_batch(&format!("PRAGMA {pragma} = {value}")).map_err(Error::sqlite("setting up the database"))
+}
+
+/// A setting that SQLite could not take is not an error to it, so each is read back.
+fn verify(connection: &Connection, path: &Path, pragma: &'static str, wanted: &'static str) -> Result<(), Error> {
+    let got = connection
+        .query_row(&format!("PRAGMA {pragma}"), [], |row| row.get::<_, Value>(0))
+        .map_err(Error::sqlite("reading a setting back"))?;
+    let got = match got {
+        Value::Integer(integer) => integer.to_string(),
+        Value::Text(text) => text,
+        other => format!("{other:?}"),
+    };
+    if got == wanted {
+        return Ok(());
+    }
+    Err(Error::Setting { path: path.to_owned(), pragma, wanted, got })
+}
+
+fn initialise(
+    connection: &mut Connection,
+    format: &Format,
+    first: impl FnOnce(&Connection) -> rusqlite::Result<()>,
+) -> rusqlite::Result<()> {
+    let transaction = connection.transaction()?;
+    transaction.execute_batch(format.tables)?;
+    transaction.pragma_update(None, "application_id", format.application_id)?;
+    transaction.pragma_update(None, "user_version", format.version)?;
+    first(&transaction)?;
+    transaction.commit()
+}
+
+/// Runs a statement of our own that yields nothing.
+pub(crate) fn run(connection: &Connection, sql: &'static str) -> rusqlite::Result<()> {
+    connection.prepare_cached(sql)?.execute([]).map(|_| ())
+}

@@ -1,0 +1,133 @@
+//! The same entries lead to the same state and the same answers, however they are grouped.
+
+mod common;
+
+use common::{Store, command, delete, put, sql};
+use proptest::prelude::*;
+use raft_core::port::StateMachine;
+use raft_core::types::Payload;
+use raft_store_sqlite::{Answer, Command, Operation, SessionId};
+
+const SCHEMA: [&str; 6] = [
+    "CREATE TABLE t (id INTEGER PRIMARY KEY AUTOINCREMENT, a UNIQUE, at DEFAULT CURRENT_TIMESTAMP, r DEFAULT (random()))",
+    "CREATE TABLE p (id INTEGER PRIMARY KEY)",
+    "CREATE TABLE c (p REFERENCES p (id) ON DELETE CASCADE)",
+    "CREATE TABLE l (t, what)",
+    "CREATE TRIGGER log_t AFTER INSERT ON t BEGIN INSERT INTO l VALUES (datetime('now'), hex(randomblob(4))); END",
+    "CREATE TRIGGER trap BEFORE INSERT ON l WHEN new.what = 'spring' BEGIN SELECT RAISE(ROLLBACK, 'sprung'); END",
+];
+
+/// Statements that work, fail, or do what the schema makes of them.
+fn statement() -> impl Strategy<Value = String> {
+    let small = 0..6i64;
+    prop_oneof![
+        4 => small.clone().prop_map(|n| format!("INSERT INTO t (a) VALUES ({n})")),
+        1 => small.clone().prop_map(|n| format!("INSERT OR REPLACE INTO t (a) VALUES ({n})")),
+        1 => small.clone().prop_map(|n| format!("INSERT OR ROLLBACK INTO t (a) VALUES ({n})")),
+        1 => small.clone().prop_map(|n| format!("INSERT OR FAIL INTO t (a) VALUES ({n} + 10), ({n})")),
+        2 => small.clone().prop_map(|n| format!("DELETE FROM t WHERE a = {n} RETURNING *")),
+        2 => small.clone().prop_map(|n| format!("INSERT OR IGNORE INTO p VALUES ({n})")),
+        2 => small.clone().prop_map(|n| format!("INSERT INTO c VALUES ({n})")),
+        1 => small.clone().prop_map(|n| format!("DELETE FROM p WHERE id = {n}")),
+        1 => small.clone().prop_map(|n| format!("CREATE TABLE IF NOT EXISTS d{n} (p REFERENCES p DEFERRABLE INITIALLY DEFERRED)")),
+        1 => small.clone().prop_map(|n| format!("INSERT INTO d{n} VALUES ({n})")),
+        1 => small.clone().prop_map(|n| format!("DROP TABLE d{n}")),
+        1 => small.clone().prop_map(|n| format!("CREATE TABLE u{n} (a); INSERT INTO u{n} VALUES (random())")),
+        1 => small.prop_map(|n| format!("SELECT *, changes() FROM t LIMIT {n}")),
+        1 => Just("INSERT INTO l VALUES (1, 'spring')".to_string()),
+        1 => Just("SELECT unixepoch(), random(), last_insert_rowid()".to_string()),
+        1 => Just("SELECT * FROM kv ORDER BY mod_revision".to_string()),
+        1 => Just("COMMIT".to_string()),
+        1 => Just("this is no SQL".to_string()),
+    ]
+}
+
+fn operation() -> impl Strategy<Value = Operation> {
+    let key = prop_oneof![Just("a"), Just("b"), Just("c")];
+    prop_oneof![
+        2 => (key.clone(), 0..3u8).prop_map(|(key, n)| put(key, &n.to_string())),
+        1 => key.prop_map(delete),
+        5 => prop::collection::vec(statement(), 1..4)
+            .prop_map(|texts| sql(&texts.iter().map(String::as_str).collect::<Vec<_>>())),
+    ]
+}
+
+/// Sessions in which commands are repeated, reordered and forgotten.
+fn session() -> impl Strategy<Value = Option<SessionId>> {
+    let client = prop_oneof![Just("one"), Just("two")];
+    prop::option::of((client, 1..20u64, 0..6u64).prop_map(|(client, sequence, behind)| SessionId {
+        client: client.into(),
+        sequence,
+        answered: sequence.saturating_sub(behind + 1),
+    }))
+}
+
+fn commands() -> impl Strategy<Value = Vec<Command>> {
+    let one = (operation(), session(), any::<[u8; 16]>(), 0..10_000u64).prop_map(|(operation, session, seed, time)| {
+        Command { time_ms: common::TIME_MS + time, seed, session, operation }
+    });
+    prop::collection::vec(one, 1..25)
+}
+
+/// Applies the commands in groups of these sizes, taken round and round.
+fn apply_in_groups(store: &mut Store, commands: &[Command], sizes: &[usize]) -> Vec<Answer> {
+    let mut answers = Vec::new();
+    let mut rest = commands;
+    for size in sizes.iter().cycle() {
+        if rest.is_empty() {
+            break;
+        }
+        let (group, after) = rest.split_at((*size).min(rest.len()));
+        answers.extend(store.apply(group));
+        rest = after;
+    }
+    answers
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn equal_entries_give_equal_states_and_answers(
+        commands in commands(),
+        sizes in prop::collection::vec(1..8usize, 1..6),
+    ) {
+        let mut one_by_one = Store::new();
+        let mut together = Store::new();
+        let mut in_groups = Store::new();
+        for store in [&mut one_by_one, &mut together, &mut in_groups] {
+            store.apply(&[command(sql(&SCHEMA))]);
+        }
+        let answers = apply_in_groups(&mut one_by_one, &commands, &[1]);
+        prop_assert_eq!(&answers, &apply_in_groups(&mut together, &commands, &[commands.len()]));
+        prop_assert_eq!(&answers, &apply_in_groups(&mut in_groups, &commands, &sizes));
+        prop_assert_eq!(one_by_one.dump(), together.dump());
+        prop_assert_eq!(one_by_one.dump(), in_groups.dump());
+    }
+
+    #[test]
+    fn any_bytes_are_decoded_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+        let _ = Command::decode(&bytes);
+        let mut versioned = vec![1];
+        versioned.extend(bytes);
+        let _ = Command::decode(&versioned);
+    }
+}
+
+#[test]
+fn a_dump_tells_states_apart() {
+    let mut store = Store::new();
+    let empty = store.dump();
+    store.sql(&["CREATE TABLE t (a)"]);
+    let made = store.dump();
+    assert_ne!(empty, made);
+    store.sql(&["INSERT INTO t VALUES (1)"]);
+    let integer = store.dump();
+    let entry = store.entry(Payload::Noop);
+    store.state_machine().apply(&[entry]).unwrap();
+    assert_ne!(integer, store.dump(), "the position counts");
+    let mut other = Store::new();
+    other.sql(&["CREATE TABLE t (a)"]);
+    other.sql(&["INSERT INTO t VALUES ('1')"]);
+    assert_ne!(integer, other.dump(), "so does the type of a value");
+}
