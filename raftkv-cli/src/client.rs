@@ -1,0 +1,174 @@
+//! The client: what a program calls.
+
+use crate::call::{self, Request};
+use crate::error::{Error, Trouble, TroubleKind};
+use crate::request::Execute;
+use crate::router::Router;
+use crate::session::{Session, Ticket};
+use crate::statement::Statement;
+use crate::verdict::Verdict;
+use bytes::Bytes;
+use raftkv_proto::MAX_REQUEST_BYTES;
+use raftkv_proto::raft::v1::{SubmitCommandReply, SubmitCommandRequest};
+use raftkv_proto::raftkv::v1::{
+    DeleteReply, DeleteRequest, ExecuteReply, ExecuteRequest, GetReply, GetRequest, PutReply, PutRequest, StatusReply,
+    StatusRequest,
+};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+const TIMEOUT_DEFAULT: Duration = Duration::from_secs(5);
+/// Asking a single node how it is waits no longer than this: a node that takes longer is not well.
+const STATUS_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// A client of a RaftKV cluster. Clones share connections and identity; use one from as many tasks as you like.
+///
+/// Every call finds the leader by itself, waits out elections, and retries until its timeout; a write is applied once
+/// however often it was sent. An error says whether a write can have happened: [`Error::OutcomeUnknown`] means that it
+/// may have, every other error that it has not.
+///
+/// Dropping a call's future abandons the call; a write may then have happened.
+#[derive(Clone)]
+pub struct Client {
+    router: Arc<Router>,
+    session: Arc<Session>,
+    timeout: Duration,
+}
+
+/// Sets a [`Client`] up.
+#[derive(Clone, Debug)]
+pub struct ClientBuilder {
+    endpoints: Vec<String>,
+    timeout: Duration,
+}
+
+impl ClientBuilder {
+    /// Adds nodes to ask first, each `host:port`. Some of the nodes are enough, as long as one of them runs: the
+    /// leader's address is learnt from them.
+    #[must_use]
+    pub fn endpoints(mut self, endpoints: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        self.endpoints.extend(endpoints.into_iter().map(Into::into));
+        self
+    }
+
+    /// How long a call may take, retries included; 5 seconds by default.
+    #[must_use]
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// The client. Connections are made when they are first needed.
+    ///
+    /// # Errors
+    /// [`Error::Config`] if no endpoint was given or one is malformed.
+    pub fn build(self) -> Result<Client, Error> {
+        let router = Arc::new(Router::new(self.endpoints)?);
+        Ok(Client { router, session: Arc::new(Session::new()?), timeout: self.timeout })
+    }
+}
+
+impl Client {
+    /// Begins to set up a client.
+    pub fn builder() -> ClientBuilder {
+        ClientBuilder { endpoints: Vec::new(), timeout: TIMEOUT_DEFAULT }
+    }
+
+    /// The same client with another timeout for each call.
+    #[must_use]
+    pub fn with_timeout(&self, timeout: Duration) -> Self {
+        Self { timeout, ..self.clone() }
+    }
+
+    /// Sets `key` to `value`.
+    pub async fn put(&self, key: impl Into<Bytes>, value: impl Into<Bytes>) -> Result<PutReply, Error> {
+        let ticket = self.begin().await?;
+        let session = Some(ticket.fields.clone());
+        self.call(PutRequest { key: key.into(), value: value.into(), session }).await
+    }
+
+    /// Reads `key`, linearizably: the answer is no older than the call.
+    pub async fn get(&self, key: impl Into<Bytes>) -> Result<GetReply, Error> {
+        self.call(GetRequest { key: key.into() }).await
+    }
+
+    /// Deletes `key`, if it exists.
+    pub async fn delete(&self, key: impl Into<Bytes>) -> Result<DeleteReply, Error> {
+        let ticket = self.begin().await?;
+        let session = Some(ticket.fields.clone());
+        self.call(DeleteRequest { key: key.into(), session }).await
+    }
+
+    /// Runs SQL statements as one atomic command: all of them, or none if one fails.
+    pub async fn sql(&self, statements: impl IntoIterator<Item = impl Into<Statement>>) -> Result<ExecuteReply, Error> {
+        let statements: Vec<Statement> = statements.into_iter().map(Into::into).collect();
+        let only_reads = statements.iter().all(Statement::only_reads);
+        let ticket = self.begin().await?;
+        let session = Some(ticket.fields.clone());
+        let statements = statements.into_iter().map(Into::into).collect();
+        self.call(Execute { request: ExecuteRequest { statements, session }, only_reads }).await
+    }
+
+    /// Runs one command given as text: `set k=v`, `get k`, `del k`, or SQL.
+    pub async fn submit(&self, command: impl Into<String>) -> Result<SubmitCommandReply, Error> {
+        let ticket = self.begin().await?;
+        let session = ticket.fields.clone();
+        self.call(SubmitCommandRequest {
+            command: command.into(),
+            client_id: session.client_id,
+            sequence: session.sequence,
+            answered: session.answered,
+        })
+        .await
+    }
+
+    /// Asks the node at `endpoint` what it knows of itself and the cluster. Asks once, and not for long.
+    pub async fn status(&self, endpoint: &str) -> Result<StatusReply, Error> {
+        let silent = Err(TroubleKind::Silent);
+        let asked = timeout(STATUS_TIMEOUT.min(self.timeout), self.ask_status(endpoint)).await.unwrap_or(silent);
+        asked.map_err(|kind| Error::Unavailable { troubles: vec![Trouble { address: endpoint.to_owned(), kind }] })
+    }
+
+    /// Asks all endpoints at once, and returns each with its answer.
+    pub async fn status_all(&self) -> Vec<(String, Result<StatusReply, Error>)> {
+        let mut answers = JoinSet::new();
+        for (place, endpoint) in self.router.endpoints().iter().cloned().enumerate() {
+            let client = self.clone();
+            answers.spawn(async move { (place, client.status(&endpoint).await, endpoint) });
+        }
+        let mut answers = answers.join_all().await;
+        answers.sort_by_key(|(place, _, _)| *place);
+        answers.into_iter().map(|(_, answer, endpoint)| (endpoint, answer)).collect()
+    }
+
+    async fn begin(&self) -> Result<Ticket<'_>, Error> {
+        let waited = self.timeout;
+        let message = "this client has too many writes under way".to_owned();
+        timeout(waited, self.session.begin()).await.map_err(|_| Error::Busy { message, waited })
+    }
+
+    async fn ask_status(&self, endpoint: &str) -> Result<StatusReply, TroubleKind> {
+        let channel = self.router.channel(endpoint).await.map_err(TroubleKind::Unreachable)?;
+        let verdict = StatusRequest {}.send(channel, endpoint.to_owned()).await;
+        let reply = match verdict {
+            Verdict::Done(reply) => reply,
+            Verdict::Unreachable(reason) => return Err(TroubleKind::Unreachable(reason)),
+            Verdict::Lost(reason) => return Err(TroubleKind::Lost(reason)),
+            Verdict::Failed(error) | Verdict::Rejected(error) => return Err(TroubleKind::Lost(format!("({error})"))),
+            other => return Err(TroubleKind::Lost(format!("gave an unexpected answer ({other:?})"))),
+        };
+        self.router.identified(endpoint, reply.node_id);
+        Ok(reply)
+    }
+
+    async fn call<R: Request>(&self, request: R) -> Result<R::Reply, Error> {
+        if request.bytes() > MAX_REQUEST_BYTES {
+            let message =
+                format!("the request is larger than {MAX_REQUEST_BYTES} bytes, which is the most that is accepted");
+            return Err(Error::Invalid(message));
+        }
+        call::run(self.router.clone(), request, self.timeout).await
+    }
+}

@@ -1,0 +1,41 @@
+//! The commands, a file each.
+
+mod delete;
+mod get;
+mod put;
+mod sql;
+mod status;
+mod submit;
+mod version;
+
+use crate::failure::Failure;
+use crate::output::Output;
+use clap::Subcommand;
+use raftkv_cli::Client;
+
+/// What to do.
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    Put(put::Put),
+    Get(get::Get),
+    #[command(alias = "delete")]
+    Del(delete::Delete),
+    Sql(sql::Sql),
+    Submit(submit::Submit),
+    Status(status::Status),
+    Version(version::Version),
+}
+
+impl Command {
+    pub(crate) async fn run(self, client: &Client, output: Output) -> Result<(), Failure> {
+        match self {
+            Self::Put(put) => put.run(client, output).await,
+            Self::Get(get) => get.run(client, output).await,
+            Self::Del(delete) => delete.run(client, output).await,
+            Self::Sql(sql) => sql.run(client, output).await,
+            Self::Submit(submit) => submit.run(client, output).await,
+            Self::Status(status) => status.run(client, output).await,
+            Self::Version(version) => version.run(output),
+        }
+    }
+}

@@ -1,0 +1,188 @@
+use crate::failure::Failure;
+use crate::output::{Output, escape, lines, object, table};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use raftkv_cli::reply::{Row, StatementResult};
+use raftkv_cli::{Client, Statement, Value};
+use serde_json::{Value as Json, json};
+
+/// Run SQL: one statement, or several between semicolons, all or none
+///
+/// Parameters of a single statement (`?`) take the values that follow it. A value is written as in SQL: 42, 1.5, NULL, 'text',
+/// x'00ff'; anything else is text as it stands (so quote what looks like a number and is not: "'007'").
+///
+///     raftkv-cli sql "INSERT INTO users (id, name) VALUES (?, ?)" 1 Ada
+///     raftkv-cli sql "SELECT name FROM users WHERE id = :id" -p id=1
+#[derive(clap::Args)]
+#[command(verbatim_doc_comment)]
+pub(crate) struct Sql {
+    /// The statement, or statements
+    statement: String,
+
+    /// Values for the parameters `?`, in order
+    #[arg(allow_negative_numbers = true)]
+    values: Vec<String>,
+
+    /// A value for the parameter `:NAME`
+    #[arg(short, long = "param", value_name = "NAME=VALUE", value_parser = named)]
+    parameters: Vec<(String, Value)>,
+}
+
+impl Sql {
+    pub(crate) async fn run(self, client: &Client, output: Output) -> Result<(), Failure> {
+        let statement = Statement::new(self.statement);
+        let statement = self.values.iter().fold(statement, |statement, value| statement.bind(literal(value)));
+        let statement =
+            self.parameters.into_iter().fold(statement, |statement, (name, value)| statement.bind_name(name, value));
+        let reply = client.sql([statement]).await?;
+        let header = reply.header.unwrap_or_default();
+        let results = &reply.results;
+        let all = |format: fn(&StatementResult) -> String| results.iter().map(format).collect::<Vec<_>>().join("\n\n");
+        Ok(output.print(
+            || all(as_table),
+            || all(as_lines),
+            || {
+                let results: Vec<Json> = results.iter().map(as_json).collect();
+                json!({ "results": results, "revision": header.revision, "node_id": header.node_id })
+            },
+        )?)
+    }
+}
+
+/// Reads `name=value` or `:name=value`.
+fn named(text: &str) -> Result<(String, Value), String> {
+    let (name, value) = text.split_once('=').ok_or("write it as NAME=VALUE")?;
+    let name = if name.starts_with([':', '@', '$', '?']) { name.to_owned() } else { format!(":{name}") };
+    if name.len() == 1 {
+        return Err("the name is missing: write it as NAME=VALUE".to_owned());
+    }
+    Ok((name, literal(value)))
+}
+
+/// Reads a value as SQL would; what is no literal is text.
+fn literal(text: &str) -> Value {
+    let number_like = text.trim_start_matches(['-', '+']).starts_with(|c: char| c.is_ascii_digit() || c == '.');
+    if text == "NULL" {
+        return Value::Null;
+    }
+    if let Some(digits) = quoted(text.trim_start_matches(['x', 'X'])).filter(|_| text.starts_with(['x', 'X'])) {
+        return hex(digits).map_or_else(|| Value::from(text), Value::from);
+    }
+    if let Some(quoted) = quoted(text) {
+        return Value::from(quoted.replace("''", "'"));
+    }
+    match (text.parse::<i64>(), text.parse::<f64>()) {
+        (Ok(integer), _) => Value::Integer(integer),
+        (_, Ok(real)) if number_like && real.is_finite() => Value::Real(real),
+        _ => Value::from(text),
+    }
+}
+
+/// What stands between single quotes, if all of it does.
+fn quoted(text: &str) -> Option<&str> {
+    text.strip_prefix('\'')?.strip_suffix('\'')
+}
+
+fn hex(digits: &str) -> Option<Vec<u8>> {
+    let digits: Option<Vec<u8>> = digits.chars().map(|digit| digit.to_digit(16).map(|value| value as u8)).collect();
+    digits
+        .filter(|digits| digits.len() % 2 == 0)
+        .map(|digits| digits.chunks(2).map(|two| two[0] << 4 | two[1]).collect())
+}
+
+fn as_table(result: &StatementResult) -> String {
+    if result.columns.is_empty() {
+        return affected(result);
+    }
+    let header = result.columns.iter().map(|name| escape(name)).collect();
+    let count = result.rows.len();
+    let footer = format!("{count} {}", if count == 1 { "row" } else { "rows" });
+    format!("{}\n{footer}", table(header, rows(result)))
+}
+
+fn as_lines(result: &StatementResult) -> String {
+    if result.columns.is_empty() {
+        return affected(result);
+    }
+    let header: Vec<String> = result.columns.iter().map(|name| escape(name)).collect();
+    lines(&header, &rows(result))
+}
+
+fn affected(result: &StatementResult) -> String {
+    let count = result.rows_affected;
+    format!("{count} {} affected", if count == 1 { "row" } else { "rows" })
+}
+
+fn rows(result: &StatementResult) -> Vec<Vec<String>> {
+    let cell = |value: &_| match Value::from(Clone::clone(value)) {
+        Value::Null => "NULL".to_owned(),
+        Value::Integer(integer) => integer.to_string(),
+        Value::Real(real) => format!("{real:?}"),
+        Value::Text(text) => escape(&text),
+        Value::Blob(bytes) => format!("x'{}'", bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>()),
+    };
+    result.rows.iter().map(|row| row.values.iter().map(cell).collect()).collect()
+}
+
+fn as_json(result: &StatementResult) -> Json {
+    let row = |row: &Row| Json::Array(row.values.iter().map(|value| json_value(value.clone().into())).collect());
+    object([
+        ("columns".to_owned(), json!(result.columns)),
+        ("rows".to_owned(), Json::Array(result.rows.iter().map(row).collect())),
+        ("rows_affected".to_owned(), json!(result.rows_affected)),
+        ("last_insert_id".to_owned(), json!(result.last_insert_id)),
+    ])
+}
+
+fn json_value(value: Value) -> Json {
+    match value {
+        Value::Null => Json::Null,
+        Value::Integer(integer) => json!(integer),
+        // JSON has no infinity; as text it is at least not lost.
+        Value::Real(real) if !real.is_finite() => json!(real.to_string()),
+        Value::Real(real) => json!(real),
+        Value::Text(text) => json!(text),
+        Value::Blob(bytes) => json!({ "value_b64": BASE64.encode(bytes) }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn literals_are_typed_as_in_sql() {
+        let cases = [
+            ("42", Value::Integer(42)),
+            ("-7", Value::Integer(-7)),
+            ("1.5", Value::Real(1.5)),
+            ("-.5e3", Value::Real(-500.0)),
+            ("9223372036854775808", Value::Real(9_223_372_036_854_775_808.0)),
+            ("NULL", Value::Null),
+            ("'42'", Value::from("42")),
+            ("'it''s'", Value::from("it's")),
+            ("x'00fF'", Value::from(vec![0, 255])),
+            ("x'0'", Value::from("x'0'")),
+            ("x'zz'", Value::from("x'zz'")),
+            ("x''", Value::from(Vec::new())),
+            ("", Value::from("")),
+            ("'", Value::from("'")),
+            ("null", Value::from("null")),
+            ("inf", Value::from("inf")),
+            ("nan", Value::from("nan")),
+            ("1e999", Value::from("1e999")),
+            ("Ada", Value::from("Ada")),
+        ];
+        for (text, value) in cases {
+            assert_eq!(literal(text), value, "{text}");
+        }
+    }
+
+    #[test]
+    fn parameters_have_a_name() {
+        assert_eq!(named("id=1"), Ok((":id".to_owned(), Value::Integer(1))));
+        assert_eq!(named("@id=a=b"), Ok(("@id".to_owned(), Value::from("a=b"))));
+        assert!(named("id").is_err());
+        assert!(named("=1").is_err());
+    }
+}

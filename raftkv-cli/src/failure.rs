@@ -1,0 +1,72 @@
+//! How the command fails: what it prints, and its exit code.
+
+use crate::output::{Output, print_error};
+use raftkv_cli::Error;
+use serde_json::{Map, json};
+use std::io;
+use std::process::ExitCode;
+
+/// Why the command did not do what was asked.
+pub(crate) enum Failure {
+    /// The client's error.
+    Client(Error),
+    /// What was asked for does not exist. Says what.
+    NotFound(String),
+    /// Reading the input or writing the output failed.
+    Io(io::Error),
+    /// Ctrl-C.
+    Interrupted,
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::Client(error)
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+impl Failure {
+    /// Prints the failure to stderr, and returns the exit code.
+    pub(crate) fn report(&self, output: Output) -> ExitCode {
+        let (code, message, hint) = self.describe();
+        if output.is_json() {
+            let mut error = Map::from_iter([("code".to_owned(), json!(code)), ("message".to_owned(), json!(message))]);
+            error.extend(hint.map(|hint| ("hint".to_owned(), json!(hint))));
+            print_error(&json!({ "error": error }).to_string());
+        } else {
+            print_error(&format!("error: {message}"));
+            hint.iter().for_each(|hint| print_error(&format!("hint: {hint}")));
+        }
+        ExitCode::from(self.exit_code())
+    }
+
+    fn describe(&self) -> (&'static str, String, Option<String>) {
+        match self {
+            Self::Client(error) => (error.code(), error.to_string(), error.hint()),
+            Self::NotFound(message) => ("not_found", message.clone(), None),
+            Self::Io(error) => ("io", error.to_string(), None),
+            Self::Interrupted => (
+                "interrupted",
+                "interrupted".to_owned(),
+                Some("a write that was under way may have been applied".to_owned()),
+            ),
+        }
+    }
+
+    fn exit_code(&self) -> u8 {
+        match self {
+            Self::Client(Error::Config(_)) => 2,
+            Self::NotFound(_) => 3,
+            Self::Client(Error::Unavailable { .. } | Error::Busy { .. }) => 5,
+            Self::Client(Error::OutcomeUnknown { .. }) => 6,
+            Self::Client(Error::Denied(_)) => 7,
+            Self::Client(_) | Self::Io(_) => 1,
+            Self::Interrupted => 130,
+        }
+    }
+}

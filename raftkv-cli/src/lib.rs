@@ -1,0 +1,42 @@
+//! The RaftKV client: keys, values and SQL on a cluster, from Rust.
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), raftkv_cli::Error> {
+//! use raftkv_cli::{Client, Statement};
+//!
+//! let client = Client::builder().endpoints(["localhost:50051", "localhost:50052", "localhost:50053"]).build()?;
+//! client.put("x", "1").await?;
+//! let entry = client.get("x").await?.entry;
+//! assert_eq!(entry.map(|entry| entry.value), Some("1".into()));
+//!
+//! client.sql(["CREATE TABLE users (id INTEGER PRIMARY KEY, name TEXT)"]).await?;
+//! client.sql([Statement::new("INSERT INTO users (name) VALUES (?)").bind("Ada")]).await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! The client knows the wire format alone, not the server. [`Client`] says how it finds the leader and what a retry does;
+//! [`Error`] says what a failed write may have left behind. The `raftkv-cli` command is this library with a face.
+
+mod call;
+mod client;
+mod error;
+mod request;
+mod router;
+mod session;
+mod statement;
+mod verdict;
+
+pub use client::{Client, ClientBuilder};
+pub use error::{Error, Trouble, TroubleKind};
+pub use raftkv_proto::{MAX_REPLY_BYTES, MAX_REQUEST_BYTES};
+pub use statement::{Statement, Value};
+
+/// The answers, as they come over the wire.
+pub mod reply {
+    pub use raftkv_proto::raft::v1::{Outcome, SubmitCommandReply};
+    pub use raftkv_proto::raftkv::v1::{
+        AnswerHeader, DeleteReply, ExecuteReply, GetReply, KeyValue, MemberStatus, PutReply, Row, StatementResult,
+        StatusReply,
+    };
+}

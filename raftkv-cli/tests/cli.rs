@@ -1,0 +1,282 @@
+//! The command: what it prints where, and how it exits.
+
+mod support;
+
+use assert_cmd::Command;
+use serde_json::{Value, json};
+use std::time::Duration;
+use support::{Act, Node, breaking, endpoints, nowhere, start};
+
+/// The command with these endpoints, a short timeout, and nothing from the environment.
+fn cli(endpoints: &[String]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_raftkv-cli"));
+    for name in ["RAFTKV_ENDPOINTS", "RAFTKV_OUTPUT", "RAFTKV_TIMEOUT"] {
+        command.env_remove(name);
+    }
+    command.args(["--endpoints", &endpoints.join(","), "--timeout", "500ms"]);
+    command
+}
+
+fn on(nodes: &[Node]) -> Command {
+    cli(&endpoints(nodes))
+}
+
+/// Runs it and returns stdout, which must be all there is.
+fn prints(command: &mut Command) -> String {
+    let output = command.assert().success().stderr("").get_output().clone();
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn prints_json(command: &mut Command) -> Value {
+    serde_json::from_str(&prints(command.args(["-o", "json"]))).unwrap()
+}
+
+/// Runs it, expects this exit code and nothing on stdout, and returns stderr.
+fn fails(code: i32, command: &mut Command) -> String {
+    let output = command.assert().code(code).stdout("").get_output().clone();
+    String::from_utf8(output.stderr).unwrap()
+}
+
+#[test]
+fn a_value_is_put_and_read_in_every_format() {
+    let nodes = start(1);
+    assert_eq!(prints(on(&nodes).args(["put", "x", "1"])), "created\n");
+    assert_eq!(prints(on(&nodes).args(["put", "x", "grün", "-o", "table"])), "replaced x (revision 3)\n");
+    assert_eq!(prints(on(&nodes).args(["get", "x"])), "grün\n");
+    assert_eq!(prints(on(&nodes).args(["get", "x", "-o", "table"])), "grün\n");
+    let put = prints_json(on(&nodes).args(["put", "x", "-5"]));
+    assert_eq!(put, json!({"key": "x", "replaced": true, "revision": 4, "node_id": 1}));
+    let get = prints_json(on(&nodes).args(["get", "x"]));
+    let entry = json!({
+        "key": "x", "value": "-5", "create_revision": 2, "mod_revision": 4, "version": 3, "revision": 4, "node_id": 1,
+    });
+    assert_eq!(get, entry);
+}
+
+#[test]
+fn a_value_of_any_bytes_comes_from_stdin_and_goes_to_stdout() {
+    let nodes = start(1);
+    let bytes: &[u8] = &[0xff, 0, b'\n'];
+    on(&nodes).args(["put", "x", "-"]).write_stdin(bytes).assert().success();
+    let output = on(&nodes).args(["get", "x"]).assert().success().get_output().stdout.clone();
+    assert_eq!(output, [bytes, b"\n"].concat());
+    assert_eq!(prints_json(on(&nodes).args(["get", "x"]))["value_b64"], "/wAK");
+}
+
+#[test]
+fn a_missing_key_is_exit_code_3() {
+    let nodes = start(1);
+    let message = "error: there is no key \"x\"\n";
+    assert_eq!(fails(3, on(&nodes).args(["get", "x"])), message);
+    assert_eq!(fails(3, on(&nodes).args(["del", "x"])), message);
+    assert_eq!(fails(3, on(&nodes).args(["submit", "get x"])), "error: nothing found: get x\n");
+    let stderr = fails(3, on(&nodes).args(["get", "x", "-o", "json"]));
+    let error: Value = serde_json::from_str(&stderr).unwrap();
+    assert_eq!(error, json!({"error": {"code": "not_found", "message": "there is no key \"x\""}}));
+}
+
+#[test]
+fn a_key_is_deleted() {
+    let nodes = start(1);
+    for (format, printed) in [("simple", "deleted\n"), ("table", "deleted x (revision 5)\n")] {
+        prints(on(&nodes).args(["put", "x", "1"]));
+        assert_eq!(prints(on(&nodes).args(["del", "x", "-o", format])), printed);
+    }
+    prints(on(&nodes).args(["put", "x", "1"]));
+    assert_eq!(prints_json(on(&nodes).args(["delete", "x"]))["deleted"], 1);
+}
+
+#[test]
+fn a_command_is_submitted_as_text() {
+    let nodes = start(1);
+    assert_eq!(prints(on(&nodes).args(["submit", "set x=1"])), "ok\n");
+    assert_eq!(prints(on(&nodes).args(["submit", "get", "x"])), "1\n");
+    let reply = prints_json(on(&nodes).args(["submit", "get x"]));
+    assert_eq!(reply, json!({"result": "1", "revision": 2, "node_id": 1}));
+}
+
+#[test]
+fn rows_are_printed_in_every_format() {
+    let nodes = start(1);
+    let select = ["sql", "SELECT * FROM t"];
+    let lines = "i\tr\tt\tb\tn\n-9223372036854775808\t1.0\ta\\tb\tx'00ff'\tNULL\n";
+    assert_eq!(prints(on(&nodes).args(select)), lines);
+    let table = "\
+┌──────────────────────┬─────┬──────┬─────────┬──────┐
+│ i                    ┆ r   ┆ t    ┆ b       ┆ n    │
+╞══════════════════════╪═════╪══════╪═════════╪══════╡
+│ -9223372036854775808 ┆ 1.0 ┆ a\\tb ┆ x'00ff' ┆ NULL │
+└──────────────────────┴─────┴──────┴─────────┴──────┘
+1 row
+";
+    assert_eq!(prints(on(&nodes).args(select).args(["-o", "table"])), table);
+    let json = prints_json(on(&nodes).args(select));
+    assert_eq!(json["results"][0]["rows"], json!([[i64::MIN, 1.0, "a\tb", {"value_b64": "AP8="}, null]]));
+    assert_eq!(json["results"][0]["columns"], json!(["i", "r", "t", "b", "n"]));
+}
+
+#[test]
+fn parameters_are_typed_and_sent() {
+    let nodes = start(1);
+    let insert = ["sql", "INSERT INTO t VALUES (?, ?, :c)", "-1", "Ada", "-p", "c='2'"];
+    assert_eq!(prints(on(&nodes).args(insert)), "3 rows affected\n");
+    let statement = nodes[0].seen()[0].statements[0].clone();
+    let sent: Vec<String> = statement.parameters.iter().map(|it| format!("{}={:?}", it.name, it.value)).collect();
+    assert!(sent[0].starts_with('=') && sent[0].contains("Integer(-1)"), "{sent:?}");
+    assert!(sent[1].starts_with('=') && sent[1].contains("Text(\"Ada\")"), "{sent:?}");
+    assert!(sent[2].starts_with(":c=") && sent[2].contains("Text(\"2\")"), "{sent:?}");
+}
+
+#[test]
+fn a_failed_statement_is_exit_code_1() {
+    let nodes = start(1);
+    nodes[0].next(Act::Fail("UNIQUE constraint failed: t.id"));
+    let stderr = fails(1, on(&nodes).args(["sql", "INSERT INTO t VALUES (1)"]));
+    assert_eq!(stderr, "error: UNIQUE constraint failed: t.id\n");
+    nodes[0].next(Act::Refuse("unknown command"));
+    assert_eq!(fails(1, on(&nodes).args(["submit", "sing"])), "error: unknown command\n");
+}
+
+#[test]
+fn wrong_usage_is_exit_code_2() {
+    let nodes = start(1);
+    let wrong: [&[&str]; 6] = [&[], &["sing"], &["put", "x"], &["get"], &["get", "x", "--timeout", "soon"], &["sql"]];
+    for arguments in wrong {
+        assert!(fails(2, on(&nodes).args(arguments)).contains("Usage") || arguments.contains(&"soon"), "{arguments:?}");
+    }
+    assert!(fails(2, cli(&["nonsense".to_owned()]).args(["get", "x"])).contains("write it as host:port"));
+    assert!(fails(2, on(&nodes).args(["sql", "SELECT :a", "-p", "a"])).contains("NAME=VALUE"));
+}
+
+#[test]
+fn no_endpoint_reachable_is_exit_code_5() {
+    let gone = nowhere();
+    let stderr = fails(5, cli(std::slice::from_ref(&gone)).args(["put", "x", "1"]));
+    assert!(stderr.starts_with(&format!("error: no endpoint reachable: {gone} refused\nhint: ")), "{stderr}");
+    let stderr = fails(5, cli(&[gone]).args(["put", "x", "1", "-o", "json"]));
+    let error: Value = serde_json::from_str(&stderr).unwrap();
+    assert_eq!(error["error"]["code"], "unavailable");
+    assert!(error["error"]["hint"].is_string());
+}
+
+#[test]
+fn no_leader_is_exit_code_5_and_says_who_is_out_of_reach() {
+    let nodes = start(1);
+    nodes[0].always(Act::NoLeader);
+    let gone = nowhere();
+    let stderr = fails(5, cli(&[nodes[0].address.clone(), gone.clone()]).args(["put", "x", "1"]));
+    assert!(stderr.contains(&format!("no leader: 1 of 2 endpoints unreachable ({gone} refused)")), "{stderr}");
+    nodes[0].always(Act::Busy(10));
+    assert!(fails(5, on(&nodes).args(["put", "x", "1"])).contains("busy: too much is waiting"));
+}
+
+#[test]
+fn an_unknown_outcome_is_exit_code_6() {
+    let stderr = fails(6, cli(&[breaking()]).args(["put", "x", "1"]));
+    assert!(stderr.starts_with("error: the outcome is unknown: "), "{stderr}");
+    assert!(stderr.contains("\nhint: "), "{stderr}");
+    assert_eq!(fails(5, cli(&[breaking()]).args(["get", "x"])).lines().count(), 2);
+}
+
+#[test]
+fn not_being_let_in_is_exit_code_7() {
+    let nodes = start(1);
+    nodes[0].always(Act::Code(tonic::Code::PermissionDenied));
+    fails(7, on(&nodes).args(["get", "x"]));
+}
+
+#[test]
+fn a_redirect_is_silent_unless_asked() {
+    let nodes = start(2);
+    nodes[0].always(Act::NotLeader(2, nodes[1].address.clone()));
+    assert_eq!(prints(on(&nodes).args(["put", "x", "1"])), "created\n");
+    let told = on(&nodes).args(["put", "x", "1", "-v"]).assert().success().stdout("replaced\n").get_output().clone();
+    let told = String::from_utf8(told.stderr).unwrap();
+    assert!(told.contains(&format!("names {} as the leader", nodes[1].address)), "{told}");
+}
+
+#[test]
+fn the_environment_sets_what_no_flag_does() {
+    let nodes = start(1);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_raftkv-cli"));
+    command.env("RAFTKV_ENDPOINTS", &nodes[0].address).env("RAFTKV_OUTPUT", "json").env("RAFTKV_TIMEOUT", "1s");
+    let printed = prints(command.args(["put", "x", "1"]));
+    assert!(printed.starts_with('{'), "{printed}");
+}
+
+#[test]
+fn an_empty_variable_counts_as_not_given() {
+    let nodes = start(1);
+    let mut command = on(&nodes);
+    command.env("RAFTKV_ENDPOINTS", "").env("RAFTKV_OUTPUT", "").env("RAFTKV_TIMEOUT", "");
+    assert_eq!(prints(command.args(["put", "x", "1"])), "created\n");
+}
+
+#[test]
+fn status_shows_every_node() {
+    let nodes = start(2);
+    let gone = nowhere();
+    nodes[0].change_status(|status| status.members[1].address = "elsewhere:1".to_owned());
+    let lines = prints(cli(&[nodes[0].address.clone(), gone.clone()]).args(["status"]));
+    let lines: Vec<&str> = lines.lines().collect();
+    assert_eq!(lines[0], "id\taddress\trole\tterm\tleader\tcommit\tapplied\tlag");
+    assert_eq!(lines[1], format!("1\t{}\tleader\t3\t1\t7\t7\t0", nodes[0].address));
+    assert!(lines[2].starts_with("2\telsewhere:1\tunreachable: "), "{lines:?}");
+    assert_eq!(lines[3], format!("-\t{gone}\tunreachable: refused\t-\t-\t-\t-\t-"));
+}
+
+#[test]
+fn status_asks_the_members_that_the_endpoints_name() {
+    let nodes = start(3);
+    let json = prints_json(on(&nodes[..1]).arg("status"));
+    let ids: Vec<u64> = json["nodes"].as_array().unwrap().iter().map(|node| node["id"].as_u64().unwrap()).collect();
+    assert_eq!(ids, [1, 2, 3]);
+    assert_eq!(json["nodes"][2]["lag"], 2);
+    assert_eq!(json["nodes"][0]["cluster_id"], u64::MAX.to_string());
+    let table = prints(on(&nodes).args(["status", "-o", "table"]));
+    assert!(table.ends_with("node 1 leads in term 3; 3 of 3 voters reachable\n"), "{table}");
+}
+
+#[test]
+fn status_of_nobody_is_exit_code_5() {
+    assert!(fails(5, cli(&[nowhere(), nowhere()]).arg("status")).contains("no endpoint reachable"));
+}
+
+#[test]
+fn the_version_needs_no_cluster() {
+    let version = env!("CARGO_PKG_VERSION");
+    assert_eq!(prints(cli(&[nowhere()]).arg("version")), format!("raftkv-cli {version}\n"));
+    assert_eq!(prints_json(cli(&[nowhere()]).arg("version")), json!({ "version": version }));
+}
+
+#[cfg(unix)]
+#[test]
+fn ctrl_c_is_exit_code_130() {
+    let nodes = start(1);
+    nodes[0].always(Act::ServeAfter(Duration::from_secs(60)));
+    let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_raftkv-cli"))
+        .args(["--endpoints", &nodes[0].address, "--timeout", "60s", "put", "x", "1"])
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    support::wait_until(|| !nodes[0].seen().is_empty());
+    let kill = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    assert!(kill.success());
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+}
+
+#[cfg(unix)]
+#[test]
+fn a_reader_that_goes_away_is_no_failure() {
+    let nodes = start(1);
+    prints(on(&nodes).args(["put", "x", &"v".repeat(100_000)]));
+    let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_raftkv-cli"))
+        .args(["--endpoints", &nodes[0].address, "get", "x"])
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!((output.status.code(), output.stderr), (Some(0), Vec::new()));
+}
