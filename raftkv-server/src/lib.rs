@@ -1,0 +1,28 @@
+//! A RaftKV server: a node of a cluster that serves keys and SQL.
+//!
+//! ```text
+//!     main ─► flags ─► config ─► server ─► storage, begin     open the files; find out who the peers are
+//!                                  ├─────► node               drives the core (threads)
+//!                                  └─────► service ─► store   turns calls into commands and reads (tasks)
+//! ```
+//!
+//! [`run`] is the whole server; [`Server`] is one to embed; [`node`] runs any state machine.
+
+pub mod begin;
+pub mod command_text;
+pub mod config;
+pub mod demo;
+pub mod flags;
+pub mod gate;
+pub mod health;
+pub mod node;
+pub mod peer;
+pub mod peers;
+pub mod server;
+pub mod service;
+pub mod signals;
+pub mod storage;
+pub mod store;
+
+pub use config::Config;
+pub use server::{Error, Server, run};

@@ -1,0 +1,253 @@
+//! The replicated store: a request becomes a command, the command an entry, and what comes of it an answer or a [`Failure`].
+//!
+//! All services go through here, so that each rule stands once: who may answer, how long it may take, what is known afterwards.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use raft_core::status::Status;
+use raft_core::types::{Index, NodeId};
+use raft_store_sqlite::{
+    Answer, Command, Error, KeyValue, Kind, Operation, Outcome, Reader, Seen, SessionId, Statement, StatementResult,
+};
+use raft_transport_grpc::GrpcTransport;
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+use tracing::error;
+
+use crate::node::{Handle, RequestError};
+
+/// How long a request may take before its outcome is called unknown.
+const DEADLINE: Duration = Duration::from_secs(10);
+/// How many reads may use the state file at a time. Others wait for their turn.
+const CONCURRENT_READS: usize = 16;
+
+/// Runs commands and reads on a node.
+pub struct Store {
+    node: Handle<Answer>,
+    reader: Reader,
+    reads: Arc<Semaphore>,
+    transport: GrpcTransport,
+    /// Where others reach this node.
+    address: String,
+}
+
+/// The state that an answer comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Position {
+    /// Its revision.
+    pub revision: u64,
+    /// An entry that it includes, with all before it.
+    pub index: Index,
+}
+
+/// A command that was committed and applied.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Applied {
+    /// What came of it; never [`Outcome::Failed`] or another failure.
+    pub outcome: Outcome,
+    /// The state after it.
+    pub position: Position,
+}
+
+/// A node that leads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Leader {
+    /// The node.
+    pub id: NodeId,
+    /// Where to reach it.
+    pub address: String,
+}
+
+/// Why a request has no answer. Each says whether a command can have taken effect.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Failure {
+    /// Certainly not applied.
+    #[error("this node does not lead; ask node {} at {}", .0.id.0, .0.address)]
+    NotLeader(Leader),
+    /// Certainly not applied.
+    #[error("{0}; try again in a moment")]
+    NoLeader(&'static str),
+    /// Certainly not applied: the request is malformed, too large, or not allowed.
+    #[error("{0}")]
+    Invalid(String),
+    /// The command failed alike on every node, and changed nothing.
+    #[error("{0}")]
+    Failed(String),
+    /// It may or may not be applied.
+    #[error("{0}; retry with the same client id and sequence to find out")]
+    Unknown(&'static str),
+    /// It may have been applied before. It was not applied now.
+    #[error(
+        "the answer to this sequence is no longer kept, since its client had confirmed it: the command may have been applied, and \
+         asking again will not tell; read the data to find out"
+    )]
+    Forgotten,
+    /// Certainly not applied.
+    #[error("too many requests are waiting; try again later")]
+    Busy,
+}
+
+/// For an answer of another kind than the command's, which a state machine does not give.
+pub(crate) fn unexpected() -> Failure {
+    Failure::Unknown("the answer does not fit the command")
+}
+
+impl Store {
+    /// The store of a running node, which others reach at `address`.
+    pub fn new(node: Handle<Answer>, reader: Reader, transport: GrpcTransport, address: String) -> Self {
+        let reads = Arc::new(Semaphore::new(CONCURRENT_READS));
+        Self { node, reader, reads, transport, address }
+    }
+
+    /// What the node says of itself.
+    pub fn status(&self) -> Status {
+        self.node.status()
+    }
+
+    /// Replicates a command, and waits until it is applied.
+    pub async fn execute(&self, operation: Operation, session: Option<SessionId>) -> Result<Applied, Failure> {
+        let command = Command::now(operation, session);
+        let command = command.map_err(|_| Failure::NoLeader("the system of this node gives no random numbers"))?;
+        command.check().map_err(refused)?;
+        let proposed = timeout(DEADLINE, self.node.propose(command.encode())).await;
+        let proposed = proposed
+            .map_err(|_| Failure::Unknown("no majority has confirmed the command in time"))?
+            .map_err(|error| self.failure(error))?;
+        let Answer { revision, outcome } = proposed.response;
+        let position = Position { revision, index: proposed.id.index };
+        match outcome {
+            Outcome::Failed { message } => Err(Failure::Failed(message)),
+            Outcome::Forgotten => Err(Failure::Forgotten),
+            Outcome::TooManyUnanswered => Err(Failure::Invalid(
+                "this client has too many commands whose answers it has not confirmed; confirm some with `answered`"
+                    .to_owned(),
+            )),
+            outcome => Ok(Applied { outcome, position }),
+        }
+    }
+
+    /// Reads a key, linearizably.
+    pub async fn get(&self, key: Bytes) -> Result<(Option<KeyValue>, Position), Failure> {
+        self.read(move |reader| reader.get(&key)).await
+    }
+
+    /// Runs statements as one: as a linearizable read if that is all they do, else as a command.
+    pub async fn sql(
+        &self,
+        statements: Vec<Statement>,
+        session: Option<SessionId>,
+    ) -> Result<(Vec<StatementResult>, Position), Failure> {
+        let (kind, statements) = self.prepare(statements).await?;
+        if kind == Kind::Read {
+            return self.read(move |reader| reader.query(&statements)).await;
+        }
+        let applied = self.execute(Operation::Sql { statements }, session).await?;
+        let Outcome::Sql(results) = applied.outcome else { return Err(unexpected()) };
+        Ok((results, applied.position))
+    }
+
+    /// The state's revision on this node; zero if it can't be read.
+    pub async fn revision(&self) -> u64 {
+        self.look(Reader::revision).await.and_then(|read| read.map_err(|error| unreadable(&error))).unwrap_or(0)
+    }
+
+    /// Sorts statements into reads and writes, and refuses what is wrong whatever tables there are.
+    async fn prepare(&self, statements: Vec<Statement>) -> Result<(Kind, Vec<Statement>), Failure> {
+        let look = move |reader: &Reader| reader.prepare(&statements).map(|kind| (kind, statements));
+        self.look(look).await?.map_err(|error| match error {
+            Error::Statement(message) => Failure::Invalid(message),
+            error => refused(error),
+        })
+    }
+
+    /// Reads the state once it includes everything that was acknowledged before the call.
+    async fn read<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&Reader) -> Result<Seen<T>, Error> + Send + 'static,
+    ) -> Result<(T, Position), Failure> {
+        let confirmed = timeout(DEADLINE, self.node.read_index()).await;
+        confirmed
+            .map_err(|_| Failure::NoLeader("no majority has confirmed the read in time"))?
+            .map_err(|error| self.failure(error))?;
+        let Seen { revision, applied, value } = self.look(read).await?.map_err(refused)?;
+        Ok((value, Position { revision, index: applied.index }))
+    }
+
+    /// Looks into the state file, on a thread that may block, when it is this request's turn.
+    async fn look<T: Send + 'static>(&self, look: impl FnOnce(&Reader) -> T + Send + 'static) -> Result<T, Failure> {
+        let turn = timeout(DEADLINE, self.reads.clone().acquire_owned()).await.map_err(|_| Failure::Busy)?;
+        let reader = self.reader.clone();
+        let looked = tokio::task::spawn_blocking(move || {
+            // Given back when the look is over, also where nobody waits for it any more.
+            let _turn = turn;
+            look(&reader)
+        });
+        looked.await.map_err(|_| Failure::Unknown("the read broke off"))
+    }
+
+    /// The address at which clients and peers reach `id`: where it is connected, else where the membership says.
+    pub fn address(&self, id: NodeId, status: &Status) -> String {
+        if id == status.id {
+            return self.address.clone();
+        }
+        let connected = self.transport.peers().into_iter().find(|peer| peer.id == id && peer.connected);
+        let recorded = || status.membership.members.get(&id).map(|member| member.address.clone());
+        connected.map(|peer| peer.address).or_else(recorded).unwrap_or_default()
+    }
+
+    /// The node `id` as a leader.
+    pub fn leader(&self, id: NodeId, status: &Status) -> Leader {
+        Leader { id, address: self.address(id, status) }
+    }
+
+    /// Who leads, as far as this node knows.
+    pub fn known_leader(&self) -> Option<Leader> {
+        let status = self.status();
+        status.leader.map(|id| self.leader(id, &status))
+    }
+
+    fn failure(&self, error: RequestError) -> Failure {
+        match error {
+            RequestError::NotLeader { leader } => self.elsewhere(leader),
+            RequestError::Lost => self.elsewhere(self.status().leader),
+            RequestError::Overloaded => Failure::Busy,
+            RequestError::Unknown => Failure::Unknown("the node stopped before the command was confirmed"),
+            RequestError::Stopped => Failure::NoLeader("this node is stopping"),
+            RequestError::Refused(reason) => Failure::Invalid(reason.to_string()),
+        }
+    }
+
+    /// This node can't answer: the leader can, if there is one.
+    fn elsewhere(&self, leader: Option<NodeId>) -> Failure {
+        let status = self.status();
+        match leader.filter(|id| *id != status.id).map(|id| self.leader(id, &status)) {
+            Some(leader) if !leader.address.is_empty() => Failure::NotLeader(leader),
+            _ => Failure::NoLeader("no leader is known"),
+        }
+    }
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Store").field("node", &self.node).field("address", &self.address).finish_non_exhaustive()
+    }
+}
+
+/// What the store says of a request that it does not carry out.
+fn refused(error: Error) -> Failure {
+    match error {
+        Error::TooLarge { .. } | Error::Invalid(_) | Error::Refused(_) => Failure::Invalid(error.to_string()),
+        Error::Statement(_) | Error::ReadTimeout(_) => Failure::Failed(error.to_string()),
+        error => unreadable(&error),
+    }
+}
+
+/// The state file can't be read. A read changes nothing, and another node may answer it.
+fn unreadable(error: &Error) -> Failure {
+    error!("{error}");
+    Failure::Unknown("the state of this node can't be read; see its log")
+}
