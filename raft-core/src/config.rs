@@ -22,6 +22,19 @@ pub struct Config {
     pub max_inflight_bytes: u64,
     /// Proposals are refused while more than this many bytes wait to be committed.
     pub max_uncommitted_bytes: u64,
+    /// How many bytes of entries stay in memory once they are committed and durable; older ones are loaded when they are needed.
+    pub max_cached_bytes: u64,
+    /// How many bytes of entries the state machine is given ahead of what it has reported applied, not counting the entry that passes the limit.
+    pub max_applying_bytes: u64,
+    /// A snapshot is worth taking when this many entries were applied since the last.
+    pub snapshot_after_entries: u64,
+    /// How many entries before a snapshot stay in the log, for followers that are a little behind.
+    pub kept_entries: u64,
+    /// How long a leader may answer lease reads after a majority was asked, in the unit of [`Moment`](crate::types::Moment); none: not at all, and
+    /// lease reads wait for a quorum. To be safe, it must be shorter than `election_timeout_ticks` ticks take on the fastest
+    /// clock among the voters, measured on this node's, and must be there on all nodes or on none: those who have it don't vote within an election
+    /// timeout of their start.
+    pub lease: Option<u64>,
 }
 
 impl Config {
@@ -37,6 +50,11 @@ impl Config {
             max_inflight_messages: 64,
             max_inflight_bytes: 16 << 20,
             max_uncommitted_bytes: 64 << 20,
+            max_cached_bytes: 64 << 20,
+            max_applying_bytes: 16 << 20,
+            snapshot_after_entries: 100_000,
+            kept_entries: 10_000,
+            lease: None,
         }
     }
 
@@ -56,6 +74,9 @@ impl Config {
         }
         if self.max_inflight_messages == 0 {
             return Err(ConfigError::Inflight);
+        }
+        if self.snapshot_after_entries == 0 {
+            return Err(ConfigError::Snapshot);
         }
         Ok(())
     }
@@ -80,6 +101,9 @@ pub enum ConfigError {
     /// Nothing could be sent.
     #[error("max_inflight_messages is 1 or more")]
     Inflight,
+    /// A snapshot would be taken for ever.
+    #[error("snapshot_after_entries is 1 or more")]
+    Snapshot,
 }
 
 #[cfg(test)]
@@ -97,6 +121,7 @@ mod tests {
             (Config { election_timeout_ticks: 9, ..config() }, Err(ConfigError::ElectionTimeout(9, 5))),
             (Config { election_timeout_ticks: 10, ..config() }, Ok(())),
             (Config { max_inflight_messages: 0, ..config() }, Err(ConfigError::Inflight)),
+            (Config { snapshot_after_entries: 0, ..config() }, Err(ConfigError::Snapshot)),
             (Config { election_timeout_ticks: (1 << 31) - 1, ..config() }, Ok(())),
             (Config { election_timeout_ticks: 1 << 31, ..config() }, Err(ConfigError::EndlessElectionTimeout(1 << 31))),
             (Config { max_append_bytes: 0, max_inflight_bytes: 0, max_uncommitted_bytes: 0, ..config() }, Ok(())),

@@ -3,9 +3,9 @@
 use alloc::vec::Vec;
 use core::fmt;
 
-use crate::membership::Membership;
+use crate::membership::{ChangeError, Membership};
 use crate::message::Envelope;
-use crate::types::{Entry, EntryId, HardState, Index, NodeId, RequestId, Round, Term, WriteId};
+use crate::types::{Entry, EntryId, HardState, Index, NodeId, RequestId, Round, Snapshot, Term, WriteId};
 
 /// An order to the driver. *Carry each out when you see it, `Persist` in order, and say `Persisted(n)` when write n is
 /// durable*: that is the whole contract.
@@ -27,7 +27,8 @@ pub enum Effect {
     /// Send this, now. It may be lost, repeated or reordered, but not altered.
     Send(Envelope),
     /// The batch of proposals `id` stands in this leader's log. Each of its entries is *applied* when [`Apply`](Self::Apply) yields
-    /// an entry of its index and term, and *lost* when `Apply` yields one of its index and another term.
+    /// an entry of its index and term, *lost* when `Apply` yields one of its index and another term, and *unknown* when
+    /// [`InstallSnapshot`](Self::InstallSnapshot) passes its index.
     Appended {
         /// The batch.
         id: RequestId,
@@ -39,6 +40,32 @@ pub enum Effect {
     /// Apply these to the state machine, in order; they follow the last `Apply` without a gap. Then report
     /// [`Applied`](crate::input::Input::Applied).
     Apply(Vec<Entry>),
+    /// Read these entries from the log, then report [`Loaded`](crate::input::Input::Loaded). They have left memory, and are needed again.
+    Load {
+        /// The first.
+        from: Index,
+        /// How much to read at the most, but at least one entry.
+        max_bytes: u64,
+    },
+    /// The log is long: make the state durable, up to this entry or further, then report
+    /// [`SnapshotTaken`](crate::input::Input::SnapshotTaken). Its entries can then be dropped from the log.
+    TakeSnapshot(Snapshot),
+    /// Begin a copy of the state for `to`, at any entry from the last reported [`Applied`](crate::input::Input::Applied) on, and report
+    /// [`SnapshotCaptured`](crate::input::Input::SnapshotCaptured). If the next step then orders to send an `InstallSnapshot`, the copy goes with it,
+    /// followed by [`SnapshotProgress`](crate::input::Input::SnapshotProgress) and [`SnapshotSent`](crate::input::Input::SnapshotSent); otherwise it
+    /// is not needed any more.
+    CaptureSnapshot {
+        /// Who needs it.
+        to: NodeId,
+    },
+    /// Replace the state by the snapshot that was received, the durable write of which has been confirmed. Takes its place among the `Apply`, and is
+    /// reported by [`Applied`](crate::input::Input::Applied) likewise.
+    InstallSnapshot(Snapshot),
+    /// This node does not lead any more, as the transfer or step-down `id` has asked.
+    SteppedDown {
+        /// The request.
+        id: RequestId,
+    },
     /// Answer the read `id` once the state machine has applied `index`.
     ServeRead {
         /// The read.
@@ -75,6 +102,11 @@ pub struct Persist {
     pub hard_state: Option<HardState>,
     /// If there: drop the entries from this index on.
     pub truncate_from: Option<Index>,
+    /// If there: record this as the snapshot that the log begins after, and drop the entries up to its last. The state holds them, durably.
+    pub compact: Option<Snapshot>,
+    /// If there: as `compact`, of a snapshot that was received and is not the state yet. A start that finds it recorded, and the state behind it, must
+    /// install it first.
+    pub install: Option<Snapshot>,
     /// Entries to append after what is left.
     pub entries: Vec<Entry>,
 }
@@ -119,6 +151,27 @@ pub enum Refusal {
     /// The batch is empty.
     #[error("a proposal has at least one command")]
     Empty,
+    /// Leadership is being handed over.
+    #[error("leadership is being handed over; try again in a moment")]
+    Transferring,
+    /// The transfer of leadership took too long, and was given up.
+    #[error("the transfer took too long and was given up")]
+    TransferTimedOut,
+    /// Only another voter can take over leadership.
+    #[error("{0} can't take over: it is not another voter of this cluster")]
+    NoSuccessor(NodeId),
+    /// The leader has not committed an entry of its term yet, so an earlier change may be under way unseen.
+    #[error("the leader's term has only begun; try again in a moment")]
+    TermNotCommitted,
+    /// One change at a time.
+    #[error("another membership change is under way")]
+    ChangeUnderWay,
+    /// A learner's log is too far behind for a vote.
+    #[error("{0} has not caught up yet")]
+    NotCaughtUp(NodeId),
+    /// The change makes no sense.
+    #[error(transparent)]
+    Change(ChangeError),
 }
 
 /// What was wrong with a message.

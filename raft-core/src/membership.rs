@@ -14,6 +14,8 @@ pub struct Member {
     pub address: String,
     /// The disk behind the id.
     pub incarnation: Incarnation,
+    /// How much it should lead, against the others: a leader hands over to a voter of higher priority that has all entries. Zero at first.
+    pub priority: u32,
 }
 
 /// A configuration of the cluster (§6).
@@ -23,8 +25,12 @@ pub struct Membership {
     pub voters: BTreeSet<NodeId>,
     /// Not empty in a joint configuration: the voters of the configuration being left, a majority of which is needed as well.
     pub outgoing: BTreeSet<NodeId>,
-    /// Those who receive the log but have no vote.
+    /// Those who receive the log but have no vote. In a joint configuration also those of `outgoing` who will be learners.
     pub learners: BTreeSet<NodeId>,
+    /// The learners who become voters by themselves once they have caught up.
+    pub promotable: BTreeSet<NodeId>,
+    /// Whether a joint configuration is left only when told.
+    pub stays_joint: bool,
     /// What is recorded of each node that a set above names.
     pub members: BTreeMap<NodeId, Member>,
 }
@@ -63,6 +69,79 @@ impl Membership {
         }
         incoming.and(quorum::vote_result(&self.outgoing, votes))
     }
+}
+
+/// What is to change in a membership: several members at once, in order. It takes a joint configuration if more than one voter comes or goes (§6),
+/// and a single step otherwise (thesis §4.1).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct MembershipChange {
+    /// The changes, at least one.
+    pub changes: Vec<Change>,
+    /// Enter a joint configuration in any case, and leave it only when told.
+    pub stay_joint: bool,
+}
+
+/// A change of one member.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Change {
+    /// A node that is no member becomes a voter at once. It can hold up commits until it has caught up: better begin as a learner.
+    AddVoter(NodeId, Member),
+    /// A node that is no member becomes a learner.
+    AddLearner {
+        /// The node.
+        id: NodeId,
+        /// What to record of it.
+        member: Member,
+        /// Whether it becomes a voter by itself once it has caught up.
+        promote: bool,
+    },
+    /// A learner that has caught up becomes a voter.
+    Promote(NodeId),
+    /// A voter becomes a learner.
+    Demote(NodeId),
+    /// A member is no member any more.
+    Remove(NodeId),
+    /// Record something else of a member. Its incarnation can't change: another disk is another member, to be removed and added.
+    Update(NodeId, Member),
+}
+
+/// Why a change makes no sense.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
+#[non_exhaustive]
+pub enum ChangeError {
+    /// No changes.
+    #[error("a membership change has at least one change")]
+    Empty,
+    /// The id is out of range.
+    #[error("{0} is not a possible id: ids are from 1 to {last}", last = NodeId::LAST.0)]
+    Id(NodeId),
+    /// It is a member already.
+    #[error("{0} is a member already")]
+    Member(NodeId),
+    /// It is no member.
+    #[error("{0} is not a member")]
+    NoMember(NodeId),
+    /// It is no learner.
+    #[error("{0} is not a learner")]
+    NoLearner(NodeId),
+    /// It is no voter.
+    #[error("{0} is not a voter")]
+    NoVoter(NodeId),
+    /// Nobody could decide anything any more.
+    #[error("a cluster keeps at least one voter")]
+    NoVotersLeft,
+    /// The disk behind an id can't be exchanged in place: the new one has forgotten what the old one has promised.
+    #[error("{0} has another disk: remove it first, then add it again")]
+    OtherIncarnation(NodeId),
+    /// All is as it should be.
+    #[error("this changes nothing")]
+    Nothing,
+    /// The configuration is joint.
+    #[error("the configuration is joint: leave it first")]
+    Joint,
+    /// The configuration is not joint.
+    #[error("the configuration is not joint")]
+    NotJoint,
 }
 
 /// The memberships that the log holds, oldest first. The last is in force, committed or not; it goes when its entry is cut off.

@@ -2,7 +2,7 @@
 
 use alloc::vec::Vec;
 
-use crate::types::{Entry, EntryId, Index, NodeId, Round, Term};
+use crate::types::{Entry, EntryId, Index, NodeId, ReadToken, Round, Snapshot, Term};
 
 /// A message with its addressee and its sender's term.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -36,6 +36,8 @@ pub enum Message {
     RequestVote {
         /// The candidate's last entry.
         last: EntryId,
+        /// Whether the leader itself has asked the candidate to stand (thesis §3.10): then voters need not wait for it to fall silent.
+        transfer: bool,
     },
     /// The answer to `RequestVote`.
     RequestVoteReply {
@@ -46,6 +48,32 @@ pub enum Message {
     AppendEntries(AppendEntries),
     /// The answer to one or several `AppendEntries`.
     AppendEntriesReply(AppendEntriesReply),
+    /// Replace your state and log by this snapshot (§7). Arrives once the data that belongs to it is complete, verified and durable. Answered by an
+    /// `AppendEntriesReply`.
+    InstallSnapshot(InstallSnapshot),
+    /// Stand for election at once (thesis §3.10).
+    TimeoutNow,
+    /// What must a state include to answer a read that begins now (thesis §6.4)?
+    ReadIndex {
+        /// Names the question; echoed in the reply.
+        token: ReadToken,
+    },
+    /// The answer to `ReadIndex`.
+    ReadIndexReply {
+        /// The question that this answers.
+        token: ReadToken,
+        /// What a state must include. None if the sender does not lead any more, and cannot say.
+        index: Option<Index>,
+    },
+}
+
+/// A leader's offer of a snapshot (§7).
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct InstallSnapshot {
+    /// What the snapshot includes.
+    pub snapshot: Snapshot,
+    /// The leader's latest round of confirming its leadership.
+    pub round: Round,
 }
 
 /// A leader's request to store entries (§5.3).
@@ -106,14 +134,22 @@ impl AppendEntries {
 impl Message {
     /// Whether only the leader of the envelope's term sends this.
     pub fn is_from_leader(&self) -> bool {
-        matches!(self, Self::AppendEntries(_))
+        matches!(self, Self::AppendEntries(_) | Self::InstallSnapshot(_) | Self::TimeoutNow)
     }
 
     /// Whether this answers a request.
     pub fn is_reply(&self) -> bool {
         match self {
-            Self::RequestPreVoteReply { .. } | Self::RequestVoteReply { .. } | Self::AppendEntriesReply(_) => true,
-            Self::RequestPreVote { .. } | Self::RequestVote { .. } | Self::AppendEntries(_) => false,
+            Self::RequestPreVoteReply { .. }
+            | Self::RequestVoteReply { .. }
+            | Self::AppendEntriesReply(_)
+            | Self::ReadIndexReply { .. } => true,
+            Self::RequestPreVote { .. }
+            | Self::RequestVote { .. }
+            | Self::AppendEntries(_)
+            | Self::InstallSnapshot(_)
+            | Self::TimeoutNow
+            | Self::ReadIndex { .. } => false,
         }
     }
 }

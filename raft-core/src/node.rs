@@ -16,7 +16,7 @@ use crate::role::candidate::{Candidate, Stage};
 use crate::role::follower::Follower;
 use crate::role::leader::{Leader, Leadership};
 use crate::status::Status;
-use crate::types::{EntryId, NodeId, RequestId, Term, WriteId};
+use crate::types::{EntryId, Index, NodeId, RequestId, Term, WriteId};
 
 /// A Raft node: a value that takes inputs and returns effects. See the [crate page](crate) for the loop around it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -54,12 +54,17 @@ impl Node {
                 Role::Leader(leader) => leader.propose(&mut self.replica, id, commands),
                 Role::Follower(_) | Role::Candidate(_) => self.refuse(id),
             },
-            Input::Read { id } => match &mut self.role {
+            Input::Read { id, mode: _ } => match &mut self.role {
                 Role::Leader(leader) => leader.read(&mut self.replica, id),
                 Role::Follower(_) | Role::Candidate(_) => self.refuse(id),
             },
+            Input::ChangeMembership { id, .. } | Input::LeaveJoint { id } => self.refuse(id),
+            Input::TransferLeadership { id, .. } | Input::StepDown { id } => self.refuse(id),
+            Input::Campaign => (),
             Input::Persisted(write) => self.persisted(write),
             Input::Applied(index) => self.replica.applied(index),
+            Input::Loaded { .. } | Input::SnapshotTaken(_) | Input::SnapshotCaptured { .. } => (),
+            Input::SnapshotProgress { .. } | Input::SnapshotSent { .. } => (),
         }
         self.replica.take_effects()
     }
@@ -76,11 +81,13 @@ impl Node {
             applied_index: self.replica.applied_index(),
             last_index: log.last().index,
             durable_index: log.durable_index(),
+            snapshot_index: Index::ZERO,
             membership: self.replica.membership().clone(),
             followers: match &self.role {
                 Role::Leader(leader) => leader.follower_statuses(),
                 Role::Follower(_) | Role::Candidate(_) => Vec::new(),
             },
+            transferring_to: None,
         }
     }
 

@@ -42,6 +42,14 @@ number!(
     Round, "{}"
 );
 number!(
+    /// A number that a follower makes for the reads it asks its leader about, never used twice. Zero is none.
+    ReadToken, "t{}"
+);
+number!(
+    /// A time on the driver's own monotonic clock, in a unit of its choice. Only differences matter, and only on one node.
+    Moment, "{}"
+);
+number!(
     /// The random number made with a node's data directory: the disk behind a [`NodeId`]. Zero is "not known".
     Incarnation, "{:016x}"
 );
@@ -97,6 +105,13 @@ impl WriteId {
     /// The write after this one.
     pub fn next(self) -> Self {
         Self(self.0 + 1)
+    }
+}
+
+impl ReadToken {
+    /// The token after this one.
+    pub fn next(self) -> Self {
+        Self(self.0.wrapping_add(1))
     }
 }
 

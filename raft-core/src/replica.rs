@@ -202,10 +202,18 @@ impl Replica {
                 round: Round::default(),
                 result: AppendResult::Rejected { prev: append.prev.index, hint: EntryId::ZERO },
             }),
+            Message::InstallSnapshot(install) => Message::AppendEntriesReply(AppendEntriesReply {
+                round: Round::default(),
+                result: AppendResult::Rejected { prev: install.snapshot.last.index, hint: EntryId::ZERO },
+            }),
+            Message::ReadIndex { token } => Message::ReadIndexReply { token: *token, index: None },
+            // Its term is over, and so is what it wanted.
+            Message::TimeoutNow => return,
             // Nobody waits for an answer to an answer.
-            Message::RequestPreVoteReply { .. } | Message::RequestVoteReply { .. } | Message::AppendEntriesReply(_) => {
-                return;
-            }
+            Message::RequestPreVoteReply { .. }
+            | Message::RequestVoteReply { .. }
+            | Message::AppendEntriesReply(_)
+            | Message::ReadIndexReply { .. } => return,
         };
         self.send(from, reply);
     }
@@ -340,6 +348,8 @@ impl Replica {
             id,
             hard_state: unwritten.hard_state.then_some(self.hard_state),
             truncate_from: unwritten.truncate_from,
+            compact: None,
+            install: None,
             entries: unwritten.append_from.map(|from| self.log.range(from, last)).unwrap_or_default(),
         })
     }

@@ -1,6 +1,7 @@
 //! What a node says of itself, for people and metrics.
 
 use alloc::vec::Vec;
+use core::fmt;
 
 use crate::effect::RoleKind;
 use crate::membership::Membership;
@@ -25,10 +26,14 @@ pub struct Status {
     pub last_index: Index,
     /// The highest entry that is durable on this node.
     pub durable_index: Index,
+    /// The last entry that the log does not hold any more, a snapshot having taken its place; zero if it is whole.
+    pub snapshot_index: Index,
     /// The membership in force.
     pub membership: Membership,
     /// Of a leader: what it knows of each other member. Empty otherwise.
     pub followers: Vec<FollowerStatus>,
+    /// Of a leader that hands over: to whom.
+    pub transferring_to: Option<NodeId>,
 }
 
 /// What a leader knows of a follower.
@@ -42,4 +47,27 @@ pub struct FollowerStatus {
     pub next_index: Index,
     /// Whether it was heard of within the last election timeout.
     pub active: bool,
+    /// How it is sent entries.
+    pub progress: ProgressKind,
+}
+
+/// How a leader brings a follower up to date.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ProgressKind {
+    /// It looks for where the logs agree.
+    Probe,
+    /// It sends entries ahead of their acknowledgement.
+    Replicate,
+    /// It sends a snapshot.
+    Snapshot,
+}
+
+impl fmt::Display for ProgressKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Probe => "probe",
+            Self::Replicate => "replicate",
+            Self::Snapshot => "snapshot",
+        })
+    }
 }

@@ -5,7 +5,9 @@ use bytes::Bytes;
 use crate::membership::Membership;
 
 pub use crate::membership::Member;
-pub use crate::numbers::{ClusterId, EntryId, Incarnation, Index, NodeId, RequestId, Round, Term, WriteId};
+pub use crate::numbers::{
+    ClusterId, EntryId, Incarnation, Index, Moment, NodeId, ReadToken, RequestId, Round, Term, WriteId,
+};
 
 /// One entry of the log.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -39,6 +41,15 @@ impl Entry {
                 Payload::Membership(membership) => MEMBER_BYTES * membership.members.len() as u64,
             }
     }
+}
+
+/// What is known of a state by itself (§7): which entries it includes, and the membership at that point. The state's data is the driver's business.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Snapshot {
+    /// The last entry that the state includes; zero for an empty state.
+    pub last: EntryId,
+    /// The membership at `last`: that of the last membership entry at or before it.
+    pub membership: Membership,
 }
 
 /// What must survive a restart besides the log (Figure 2, "persistent state").

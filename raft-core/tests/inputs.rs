@@ -11,7 +11,7 @@ use bytes::Bytes;
 use proptest::prelude::*;
 use raft_core::config::Config;
 use raft_core::effect::{Effect, RoleKind};
-use raft_core::input::Input;
+use raft_core::input::{Input, ReadMode};
 use raft_core::membership::Membership;
 use raft_core::message::{AppendEntries, AppendEntriesReply, AppendResult, Envelope, Message};
 use raft_core::node::Node;
@@ -106,7 +106,7 @@ impl Draw<'_> {
             4 => Input::Persisted(WriteId(self.number())),
             5 => Input::Applied(Index(self.number())),
             6 => Input::Propose { id: RequestId(self.number()), commands: self.commands() },
-            7 => Input::Read { id: RequestId(self.number()) },
+            7 => Input::Read { mode: ReadMode::Quorum, id: RequestId(self.number()) },
             8 | 9 => self.helpful(),
             _ => Input::Receive(self.envelope()),
         }
@@ -169,7 +169,7 @@ impl Draw<'_> {
     fn message(&mut self) -> Message {
         match self.random.below(8) {
             0 => Message::RequestPreVote { last: self.id() },
-            1 => Message::RequestVote { last: self.id() },
+            1 => Message::RequestVote { last: self.id(), transfer: false },
             2 => Message::RequestPreVoteReply { request_term: self.term(), granted: self.random.percent(50) },
             3 => Message::RequestVoteReply { granted: self.random.percent(50) },
             4 | 5 => {
@@ -228,7 +228,7 @@ fn draw_membership(random: &mut Random) -> Membership {
     };
     let (voters, outgoing, learners, recorded) = (ids(), ids(), ids(), ids());
     let members: BTreeMap<_, _> = recorded.into_iter().map(|id| (id, Member::default())).collect();
-    Membership { voters, outgoing, learners, members }
+    Membership { voters, outgoing, learners, members, ..Membership::default() }
 }
 
 /// A log and a term that fit together, near the beginning of time or near its end.
@@ -243,7 +243,7 @@ fn draw_stored(random: &mut Random) -> Stored {
         })
         .collect();
     let vote = random.pick(&[None, Some(ME), Some(NodeId(2)), Some(NodeId(0))]);
-    Stored { hard_state: HardState { term, vote }, entries }
+    Stored { hard_state: HardState { term, vote }, entries, ..Stored::default() }
 }
 
 /// Any settings that are in their ranges.

@@ -22,7 +22,7 @@ const GRANTED: Message = Message::RequestVoteReply { granted: true };
 const REFUSED: Message = Message::RequestVoteReply { granted: false };
 
 fn request_vote(last: EntryId) -> Message {
-    Message::RequestVote { last }
+    Message::RequestVote { last, transfer: false }
 }
 
 fn request_pre_vote(last: EntryId) -> Message {

@@ -41,7 +41,7 @@ impl Candidate {
     /// Asks all voters for their vote in this node's term. Its own counts, and the requests leave, once the vote is durable.
     pub fn ask_votes(replica: &mut Replica) -> Self {
         let election = replica.new_vote_timer();
-        request(replica, |last| Message::RequestVote { last });
+        request(replica, |last| Message::RequestVote { last, transfer: false });
         Self { stage: Stage::Vote, votes: BTreeMap::new(), election }
     }
 
@@ -67,7 +67,7 @@ impl Candidate {
     pub fn receive(&mut self, replica: &mut Replica, from: NodeId, term: Term, message: Message) -> VoteResult {
         match message {
             Message::RequestPreVote { last } => replica.answer_pre_vote(from, term, last),
-            Message::RequestVote { last } => {
+            Message::RequestVote { last, .. } => {
                 if replica.answer_vote(from, last) {
                     self.election.restart();
                 }
@@ -82,9 +82,12 @@ impl Candidate {
                     self.count(replica, from, granted);
                 }
             }
-            Message::AppendEntries(_) => unreachable!("a candidate that hears from the leader follows it first"),
-            // A late answer to the leader that this node was before.
-            Message::AppendEntriesReply(_) => (),
+            Message::AppendEntries(_) | Message::InstallSnapshot(_) | Message::TimeoutNow => {
+                unreachable!("a candidate that hears from the leader follows it first")
+            }
+            Message::ReadIndex { token } => replica.send(from, Message::ReadIndexReply { token, index: None }),
+            // Late answers to the leader or the follower that this node was before.
+            Message::AppendEntriesReply(_) | Message::ReadIndexReply { .. } => (),
         }
         self.result(replica)
     }

@@ -58,14 +58,18 @@ impl Follower {
         match message {
             Message::RequestPreVote { .. } if self.hears_leader(replica) => replica.refuse_pre_vote(from, term),
             Message::RequestPreVote { last } => replica.answer_pre_vote(from, term, last),
-            Message::RequestVote { last } => {
+            Message::RequestVote { last, .. } => {
                 if replica.answer_vote(from, last) {
                     self.election = replica.new_election_timer();
                 }
             }
             Message::AppendEntries(append) => self.append(replica, from, append),
+            Message::InstallSnapshot(_) | Message::TimeoutNow => (),
+            Message::ReadIndex { token } => replica.send(from, Message::ReadIndexReply { token, index: None }),
+            Message::ReadIndexReply { .. } => (),
             // Late answers to a candidate or leader that this node is no more.
             Message::RequestPreVoteReply { .. } | Message::RequestVoteReply { .. } | Message::AppendEntriesReply(_) => {
+                ()
             }
         }
     }

@@ -120,13 +120,18 @@ impl Leader {
         match message {
             Message::RequestPreVote { .. } => replica.refuse_pre_vote(from, term),
             // It has voted for itself, so this refuses.
-            Message::RequestVote { last } => {
+            Message::RequestVote { last, .. } => {
                 replica.answer_vote(from, last);
             }
             Message::AppendEntriesReply(reply) => self.append_reply(replica, from, reply),
-            Message::AppendEntries(_) => unreachable!("another leader in this term stops the node first"),
-            // Votes that came after the majority's.
-            Message::RequestPreVoteReply { .. } | Message::RequestVoteReply { .. } => (),
+            Message::AppendEntries(_) | Message::InstallSnapshot(_) | Message::TimeoutNow => {
+                unreachable!("another leader in this term stops the node first")
+            }
+            Message::ReadIndex { .. } => (),
+            // Votes that came after the majority's, and an answer to the follower that this node was before.
+            Message::RequestPreVoteReply { .. } | Message::RequestVoteReply { .. } | Message::ReadIndexReply { .. } => {
+                ()
+            }
         }
     }
 

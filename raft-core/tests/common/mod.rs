@@ -8,7 +8,7 @@ use std::ops::RangeInclusive;
 use bytes::Bytes;
 use raft_core::config::Config;
 use raft_core::effect::{Effect, Persist, RoleKind};
-use raft_core::input::Input;
+use raft_core::input::{Input, ReadMode};
 use raft_core::membership::Membership;
 use raft_core::message::{AppendEntries, AppendEntriesReply, AppendResult, Envelope, Message};
 use raft_core::node::Node;
@@ -130,7 +130,7 @@ impl Subject {
 
     /// Asks for a read, with a quick disk.
     pub fn read(&mut self, request: u64) -> Vec<Effect> {
-        self.run(Input::Read { id: RequestId(request) })
+        self.run(Input::Read { id: RequestId(request), mode: ReadMode::Quorum })
     }
 
     /// Lets time pass until it is no follower any more. Returns how many ticks, and what happened in the last.

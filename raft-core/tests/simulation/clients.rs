@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use raft_core::input::Input;
+use raft_core::input::{Input, ReadMode};
 use raft_core::types::{Entry, EntryId, Index, NodeId, Payload, RequestId, Term};
 
 use crate::random::Random;
@@ -52,7 +52,7 @@ impl Clients {
     pub fn read(&mut self, node: NodeId, committed: Index) -> Input {
         let id = self.next_request();
         self.open.insert((node, id), Request::Read { committed });
-        Input::Read { id }
+        Input::Read { id, mode: ReadMode::Quorum }
     }
 
     fn next_request(&mut self) -> RequestId {

@@ -301,6 +301,11 @@ impl Cluster {
             }
             Effect::Refuse { id: request, .. } => self.clients.refused(id, request),
             Effect::Became { .. } | Effect::UseMembership(_) => (),
+            Effect::Load { .. }
+            | Effect::TakeSnapshot(_)
+            | Effect::CaptureSnapshot { .. }
+            | Effect::InstallSnapshot(_)
+            | Effect::SteppedDown { .. } => unreachable!("not in this simulation yet"),
             Effect::Discard { .. } | Effect::Halt(_) => unreachable!("the oracle allows neither"),
         }
     }

@@ -242,6 +242,10 @@ impl Oracle {
                 }
             }
             Message::RequestPreVote { .. }
+            | Message::InstallSnapshot(_)
+            | Message::TimeoutNow
+            | Message::ReadIndex { .. }
+            | Message::ReadIndexReply { .. }
             | Message::RequestPreVoteReply { .. }
             | Message::RequestVoteReply { granted: false } => (),
         }

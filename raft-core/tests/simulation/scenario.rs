@@ -219,5 +219,5 @@ fn draw_membership(random: &mut Random) -> Membership {
     };
     let all = voters.iter().chain(&outgoing).chain(&learners);
     let members = all.map(|&id| (id, Member::default())).collect::<BTreeMap<_, _>>();
-    Membership { voters, outgoing, learners, members }
+    Membership { voters, outgoing, learners, members, ..Membership::default() }
 }

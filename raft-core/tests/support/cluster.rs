@@ -10,7 +10,7 @@ use std::mem;
 use bytes::Bytes;
 use raft_core::config::Config;
 use raft_core::effect::{Effect, Persist, RoleKind};
-use raft_core::input::Input;
+use raft_core::input::{Input, ReadMode};
 use raft_core::membership::Membership;
 use raft_core::message::{AppendEntriesReply, AppendResult, Envelope, Message};
 use raft_core::node::{BootError, Node};
@@ -278,9 +278,16 @@ impl Cluster {
     }
 
     /// Asks a node for a linearizable read.
-    pub fn read(&mut self, id: NodeId) -> RequestId {
+    pub fn read(&mut self, id: NodeId, mode: ReadMode) -> RequestId {
         let request = self.next_request();
-        self.step(id, Input::Read { id: request });
+        self.step(id, Input::Read { id: request, mode });
+        request
+    }
+
+    /// Asks a node for something else that has an outcome.
+    pub fn ask(&mut self, id: NodeId, input: impl FnOnce(RequestId) -> Input) -> RequestId {
+        let request = self.next_request();
+        self.step(id, input(request));
         request
     }
 
@@ -391,6 +398,15 @@ impl Cluster {
                 self.note(format!("{name} appended {id} {}", trace::range(first, count)));
             }
             Effect::Apply(entries) => self.apply(id, entries),
+            Effect::Load { from, max_bytes } => self.note(format!("{name} load {from} max_bytes={max_bytes}")),
+            Effect::TakeSnapshot(snapshot) => {
+                self.note(format!("{name} take snapshot {}", trace::snapshot(&snapshot)));
+            }
+            Effect::CaptureSnapshot { to } => self.note(format!("{name} capture snapshot for {to}")),
+            Effect::InstallSnapshot(snapshot) => {
+                self.note(format!("{name} install snapshot {}", trace::snapshot(&snapshot)));
+            }
+            Effect::SteppedDown { id } => self.note(format!("{name} stepped down {id}")),
             Effect::ServeRead { id, index } => self.note(format!("{name} {}", trace::serve(id, index))),
             Effect::Refuse { id, reason, leader } => {
                 let hint = leader.map(|leader| format!(" (leader {leader})")).unwrap_or_default();
@@ -430,7 +446,7 @@ impl Cluster {
 
     /// A message may only promise what is durable.
     fn check_promise(&self, Envelope { from, to, term, message }: &Envelope) {
-        let Stored { hard_state, entries } = self.durable(*from);
+        let Stored { hard_state, entries, .. } = self.durable(*from);
         assert!(hard_state.term >= *term, "a message of term {term} leaves {from} before that term is durable");
         match message {
             Message::RequestVote { .. } => {

@@ -29,6 +29,11 @@
 //! | **clients** | |
 //! | `propose n1 x=1 y=2` | Proposes these commands as one batch. Requests are called r1, r2, … |
 //! | `read n1` | Asks for a linearizable read. |
+//! | `read n1 now=7` | Asks for a read under the leader's lease, at this time. |
+//! | `change n1 add=n4/n5 remove=n2 [stay]` | Changes the membership: `add` `learner` `promotable` `promote` `demote` `remove`. |
+//! | `leave-joint n1` | Leaves a joint configuration that was entered to stay. |
+//! | `transfer n1 to=n2` `step-down n1` | n1 hands leadership over, or gives it up. |
+//! | `campaign-now n1` | n1 is told to stand, whatever its timer says. |
 //! | **disks** | |
 //! | `disk n1 hold` | Writes take until `disk n1 confirm 4` (up to write 4) or `disk n1 release` (all). |
 //! | `crash n1` | n1 ends. What was not durable is lost, and so is what is sent to it. |
@@ -44,10 +49,13 @@ use bytes::Bytes;
 use goldenscript::{ArgumentConsumer, Command, Runner};
 use raft_core::config::Config;
 use raft_core::effect::RoleKind;
-use raft_core::membership::Membership;
+use raft_core::input::{Input, ReadMode};
+use raft_core::membership::{Change, Membership, MembershipChange};
 use raft_core::message::{AppendEntries, AppendEntriesReply, AppendResult, Envelope, Message};
 use raft_core::port::Stored;
-use raft_core::types::{Entry, EntryId, HardState, Index, Member, NodeId, Payload, Round, Term, WriteId};
+use raft_core::types::{
+    Entry, EntryId, HardState, Index, Member, Moment, NodeId, Payload, ReadToken, Round, Term, WriteId,
+};
 
 use crate::support::cluster::Cluster;
 use crate::support::network::Filter;
@@ -116,7 +124,24 @@ fn carry_out(cluster: &mut Cluster, command: &str, arguments: &mut ArgumentConsu
         "send" => send(cluster, arguments)?,
         "propose" => propose(cluster, arguments)?,
         "read" => {
-            cluster.read(node(arguments)?);
+            let now = arguments.lookup_parse("now")?.map(Moment);
+            let mode = now.map_or(ReadMode::Quorum, |now| ReadMode::Lease { now });
+            cluster.read(node(arguments)?, mode);
+        }
+        "change" => change(cluster, arguments)?,
+        "leave-joint" => {
+            cluster.ask(node(arguments)?, |id| Input::LeaveJoint { id });
+        }
+        "transfer" => {
+            let id = node(arguments)?;
+            let Node(to) = required(arguments, "to")?;
+            cluster.ask(id, |id| Input::TransferLeadership { id, to });
+        }
+        "step-down" => {
+            cluster.ask(node(arguments)?, |id| Input::StepDown { id });
+        }
+        "campaign-now" => {
+            cluster.step(node(arguments)?, Input::Campaign);
         }
         "disk" => disk(cluster, arguments)?,
         "crash" => cluster.crash(node(arguments)?),
@@ -179,7 +204,7 @@ fn log(cluster: &mut Cluster, arguments: &mut ArgumentConsumer<'_>) -> Result<()
     entries.extend(given_entries(arguments)?.into_iter().filter(|entry| entry.id != first));
     let last_term = entries.last().map_or(first.term, |entry| entry.id.term);
     let hard_state = HardState { term: term.unwrap_or(last_term), vote };
-    cluster.replace_disk(id, Stored { hard_state, entries })?;
+    cluster.replace_disk(id, Stored { hard_state, entries, ..Stored::default() })?;
     cluster.take_trace();
     Ok(())
 }
@@ -234,8 +259,16 @@ fn message(arguments: &mut ArgumentConsumer<'_>) -> Result<Message> {
             request_term: Term(required(arguments, "request_term")?),
             granted: granted(arguments)?,
         },
-        "RequestVote" => Message::RequestVote { last: entry_id(arguments, "last")? },
+        "RequestVote" => {
+            Message::RequestVote { last: entry_id(arguments, "last")?, transfer: flag(arguments, "transfer")? }
+        }
         "RequestVoteReply" => Message::RequestVoteReply { granted: granted(arguments)? },
+        "TimeoutNow" => Message::TimeoutNow,
+        "ReadIndex" => Message::ReadIndex { token: ReadToken(required(arguments, "token")?) },
+        "ReadIndexReply" => Message::ReadIndexReply {
+            token: ReadToken(required(arguments, "token")?),
+            index: arguments.lookup_parse("index")?.map(Index),
+        },
         "AppendEntries" => Message::AppendEntries(AppendEntries {
             prev: entry_id(arguments, "prev")?,
             commit: Index(arguments.lookup_parse("commit")?.unwrap_or_default()),
@@ -248,6 +281,15 @@ fn message(arguments: &mut ArgumentConsumer<'_>) -> Result<Message> {
         }),
         _ => return Err(format!("there is no message {kind}").into()),
     })
+}
+
+/// Whether the next argument is this word.
+fn flag(arguments: &mut ArgumentConsumer<'_>, word: &str) -> Result<bool> {
+    match arguments.next_pos() {
+        None => Ok(false),
+        Some(argument) if argument.value == word => Ok(true),
+        Some(argument) => Err(format!("{word}, not {}?", argument.value).into()),
+    }
 }
 
 fn granted(arguments: &mut ArgumentConsumer<'_>) -> Result<bool> {
@@ -277,6 +319,28 @@ fn propose(cluster: &mut Cluster, arguments: &mut ArgumentConsumer<'_>) -> Resul
         None => Bytes::from(argument.value.clone()),
     });
     cluster.propose(id, commands.collect());
+    Ok(())
+}
+
+/// `change n1 add=n4 learner=n5 promotable=n6 promote=n7 demote=n2 remove=n3 [stay]`, each with one node or several, as in `remove=n2/n3`.
+fn change(cluster: &mut Cluster, arguments: &mut ArgumentConsumer<'_>) -> Result<()> {
+    let id = node(arguments)?;
+    let mut changes = Vec::new();
+    let mut add = |key: &str, change: &dyn Fn(NodeId) -> Change| -> Result<()> {
+        if let Some(Nodes(ids)) = arguments.lookup_parse(key)? {
+            changes.extend(ids.into_iter().map(change));
+        }
+        Ok(())
+    };
+    let learner = |id, promote| Change::AddLearner { id, member: Member::default(), promote };
+    add("add", &|id| Change::AddVoter(id, Member::default()))?;
+    add("learner", &|id| learner(id, false))?;
+    add("promotable", &|id| learner(id, true))?;
+    add("promote", &Change::Promote)?;
+    add("demote", &Change::Demote)?;
+    add("remove", &Change::Remove)?;
+    let stay_joint = flag(arguments, "stay")?;
+    cluster.ask(id, |id| Input::ChangeMembership { id, change: MembershipChange { changes, stay_joint } });
     Ok(())
 }
 

@@ -4,9 +4,9 @@ use std::fmt;
 
 use raft_core::effect::{Persist, RoleKind};
 use raft_core::membership::Membership;
-use raft_core::message::{AppendEntries, AppendEntriesReply, AppendResult, Envelope, Message};
-use raft_core::status::{FollowerStatus, Status};
-use raft_core::types::{Entry, EntryId, Index, NodeId, Payload, RequestId, Round, Term};
+use raft_core::message::{AppendEntries, AppendEntriesReply, AppendResult, Envelope, InstallSnapshot, Message};
+use raft_core::status::{FollowerStatus, ProgressKind, Status};
+use raft_core::types::{Entry, EntryId, Index, NodeId, Payload, RequestId, Round, Snapshot, Term};
 
 /// What a node is: `n3@2 follower(n1)`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,6 +47,10 @@ pub fn kind(message: &Message) -> &'static str {
         Message::RequestVoteReply { .. } => "RequestVoteReply",
         Message::AppendEntries(_) => "AppendEntries",
         Message::AppendEntriesReply(_) => "AppendEntriesReply",
+        Message::InstallSnapshot(_) => "InstallSnapshot",
+        Message::TimeoutNow => "TimeoutNow",
+        Message::ReadIndex { .. } => "ReadIndex",
+        Message::ReadIndexReply { .. } => "ReadIndexReply",
     }
 }
 
@@ -65,7 +69,10 @@ pub fn received(envelope: &Envelope) -> String {
 fn describe(message: &Message) -> String {
     let kind = kind(message);
     match message {
-        Message::RequestPreVote { last } | Message::RequestVote { last } => format!("{kind} last={last}"),
+        Message::RequestPreVote { last } | Message::RequestVote { last, transfer: false } => {
+            format!("{kind} last={last}")
+        }
+        Message::RequestVote { last, transfer: true } => format!("{kind} last={last} transfer"),
         Message::RequestPreVoteReply { request_term, granted } => {
             format!("{kind} {} request_term={request_term}", verdict(*granted))
         }
@@ -80,6 +87,13 @@ fn describe(message: &Message) -> String {
             };
             format!("{kind} {result}{}", in_round(*round))
         }
+        Message::InstallSnapshot(InstallSnapshot { snapshot, round }) => {
+            format!("{kind} {}{}", self::snapshot(snapshot), in_round(*round))
+        }
+        Message::TimeoutNow => kind.to_string(),
+        Message::ReadIndex { token } => format!("{kind} {token}"),
+        Message::ReadIndexReply { token, index: Some(index) } => format!("{kind} {token} index={index}"),
+        Message::ReadIndexReply { token, index: None } => format!("{kind} {token} refused"),
     }
 }
 
@@ -103,6 +117,9 @@ pub fn write(persist: &Persist) -> String {
         line += &hard_state.vote.map(|vote| format!(" vote={vote}")).unwrap_or_default();
     }
     line += &persist.truncate_from.map(|from| format!(" truncate={from}")).unwrap_or_default();
+    for (what, snapshot) in [("compact", &persist.compact), ("install", &persist.install)] {
+        line += &snapshot.as_ref().map(|snapshot| format!(" {what} {}", self::snapshot(snapshot))).unwrap_or_default();
+    }
     if !persist.entries.is_empty() {
         line += &format!(" append {}", runs(&persist.entries));
     }
@@ -134,6 +151,11 @@ pub fn contents(entries: &[Entry]) -> String {
     entries.iter().map(show).collect::<Vec<_>>().join(", ")
 }
 
+/// A snapshot: `last=7@3 membership n1 n2 n3`.
+pub fn snapshot(snapshot: &Snapshot) -> String {
+    format!("last={} {}", snapshot.last, members(&snapshot.membership))
+}
+
 /// A membership: `membership n1 n2 n3`.
 pub fn members(membership: &Membership) -> String {
     let mut line = "membership".to_string();
@@ -146,6 +168,10 @@ pub fn members(membership: &Membership) -> String {
     add("", &mut membership.voters.iter());
     add(" outgoing", &mut membership.outgoing.iter());
     add(" learners", &mut membership.learners.iter());
+    add(" promotable", &mut membership.promotable.iter());
+    if membership.stays_joint {
+        line += " stays joint";
+    }
     line
 }
 
@@ -160,8 +186,12 @@ pub fn status(status: &Status) -> String {
 }
 
 fn follower(follower: &FollowerStatus) -> String {
-    let FollowerStatus { id, match_index, next_index, active } = follower;
-    format!(", {id} match={match_index} next={next_index}{}", if *active { "" } else { " silent" })
+    let FollowerStatus { id, match_index, next_index, active, progress } = follower;
+    let progress = match progress {
+        ProgressKind::Snapshot => " snapshot",
+        ProgressKind::Probe | ProgressKind::Replicate => "",
+    };
+    format!(", {id} match={match_index} next={next_index}{progress}{}", if *active { "" } else { " silent" })
 }
 
 /// A read that can be answered.

@@ -7,7 +7,7 @@ use crate::config::Config;
 use crate::log::Log;
 use crate::message::{AppendEntries, Message};
 use crate::replica::Replica;
-use crate::status::FollowerStatus;
+use crate::status::{FollowerStatus, ProgressKind};
 use crate::types::{Entry, EntryId, Index, NodeId, Round};
 
 /// All followers of a leader, in order of id.
@@ -78,6 +78,10 @@ impl Followers {
             match_index: follower.match_index,
             next_index: follower.next_index,
             active: follower.active,
+            progress: match follower.progress {
+                Progress::Probe { .. } => ProgressKind::Probe,
+                Progress::Replicate { .. } => ProgressKind::Replicate,
+            },
         };
         self.by_id.iter().map(status).collect()
     }
