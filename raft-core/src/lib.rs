@@ -93,4 +93,5 @@ mod log;
 mod numbers;
 mod replica;
 mod role;
+mod terms;
 mod timer;

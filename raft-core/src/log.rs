@@ -1,17 +1,24 @@
-//! The log (§5.3): entries, what of them is committed, what is durable, and the memberships among them.
+//! The log (§5.3, §7): entries since the last snapshot, what of them is committed, durable, in memory, and the memberships among them.
 
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
 use crate::membership::{Membership, MembershipStack};
-use crate::types::{Entry, EntryId, Index, Payload, Term, WriteId};
+use crate::port::OlderEntries;
+use crate::terms::Terms;
+use crate::types::{Entry, EntryId, Index, Payload, Snapshot, Term, WriteId};
 
 /// The entries of this node, in order, with what is known of them.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Log {
+    /// The terms of all entries, those that have left memory included.
+    terms: Terms,
+    /// The entries in memory: the last ones.
     slots: VecDeque<Slot>,
-    /// The last entry before those in `slots`. Zero while the log is whole.
+    /// The last entry before those in `slots`. Above the snapshot where entries have left memory.
     before: EntryId,
+    /// The size of all entries that were ever before those in `slots`. Only differences matter.
+    before_bytes: u64,
     memberships: MembershipStack,
     /// The highest entry known to be committed. Never moves back, never past the last entry.
     commit_index: Index,
@@ -37,19 +44,36 @@ pub struct Spliced {
 }
 
 impl Log {
-    /// The log of a node that has stored `entries`, all of them durable, of which those up to `commit_index` are committed.
-    pub fn new(entries: Vec<Entry>, commit_index: Index) -> Self {
+    /// The log of a node that has stored `entries` after `older` ones after `snapshot`, all of them durable, of which those up to `commit_index` are
+    /// committed.
+    pub fn new(snapshot: Snapshot, older: OlderEntries, entries: Vec<Entry>, commit_index: Index) -> Self {
         let mut log = Self {
+            terms: Terms::after(snapshot.last),
             slots: VecDeque::with_capacity(entries.len()),
-            before: EntryId::ZERO,
-            memberships: MembershipStack::default(),
+            before: snapshot.last,
+            before_bytes: 0,
+            memberships: MembershipStack::after(snapshot.last.index, snapshot.membership.clone()),
             commit_index,
             durability: Durability::default(),
         };
+        log.restore(older);
         entries.into_iter().for_each(|entry| log.append(entry));
-        assert!(commit_index <= log.last().index, "only stored entries are committed");
+        assert!((log.base().index..=log.last().index).contains(&commit_index), "only stored entries are committed");
         log.durability = Durability::all_durable(log.last().index);
         log
+    }
+
+    fn restore(&mut self, OlderEntries { last, terms, memberships }: OlderEntries) {
+        if let Some(first_of_term) = terms.last() {
+            self.before = EntryId::new(last, first_of_term.term);
+        }
+        terms.into_iter().for_each(|id| self.terms.append(id));
+        memberships.into_iter().for_each(|(index, membership)| self.memberships.push(index, membership));
+    }
+
+    /// The last entry of the snapshot that the log begins after; zero if it is whole.
+    pub fn base(&self) -> EntryId {
+        self.terms.base()
     }
 
     /// The last entry; zero if there is none.
@@ -59,10 +83,10 @@ impl Log {
 
     /// The term of the entry at `index`, if the log knows it.
     pub fn term_at(&self, index: Index) -> Option<Term> {
-        if index == self.before.index {
-            return Some(self.before.term);
+        if index > self.last().index {
+            return None;
         }
-        self.position(index).map(|position| self.slots[position].entry.id.term)
+        self.terms.at(index)
     }
 
     /// Whether the log holds this very entry, and so the same entries as any log that does (§5.3).
@@ -72,20 +96,33 @@ impl Log {
 
     /// The last entry whose index and term are not above those given: where two logs may agree, skipping whole terms (§5.3).
     pub fn last_not_above(&self, index: Index, term: Term) -> EntryId {
-        let end = self.slots.partition_point(|Slot { entry, .. }| entry.id.index <= index && entry.id.term <= term);
-        if end == 0 { self.before } else { self.slots[end - 1].entry.id }
+        self.terms.last_not_above(index.min(self.last().index), term)
     }
 
-    /// Entries from `from` on: at least one, if there is one, and then as many as fit in `max_bytes`.
-    pub fn entries(&self, from: Index, max_bytes: u64) -> Vec<Entry> {
-        let Some(start) = self.position(from) else { return Vec::new() };
+    /// Entries from `from` on: at least one, if there is one, and then as many as fit in `max_bytes`. None if the first has left memory.
+    pub fn entries(&self, from: Index, max_bytes: u64) -> Option<Vec<Entry>> {
+        if from <= self.before.index {
+            return None;
+        }
+        let Some(start) = self.position(from) else { return Some(Vec::new()) };
         let limit = self.end_bytes_before(from).saturating_add(max_bytes);
         let fitting = self.slots.partition_point(|slot| slot.end_bytes <= limit);
         let end = fitting.max(start + 1);
-        self.slots.range(start..end).map(|slot| slot.entry.clone()).collect()
+        Some(self.slots.range(start..end).map(|slot| slot.entry.clone()).collect())
     }
 
-    /// The entries from `from` up to `to`, both included.
+    /// Whether `entries` are what this log holds from `from` on: what was read back from disk is checked, for it may have been asked for before a
+    /// truncation.
+    pub fn holds_slice(&self, from: Index, entries: &[Entry]) -> bool {
+        let indexes = (from.0..).map(Index);
+        !entries.is_empty()
+            && entries
+                .iter()
+                .zip(indexes)
+                .all(|(entry, index)| entry.id.index == index && index > self.base().index && self.contains(entry.id))
+    }
+
+    /// The entries from `from` up to `to`, both included, which are in memory.
     pub fn range(&self, from: Index, to: Index) -> Vec<Entry> {
         match (self.position(from), self.position(to)) {
             (Some(start), Some(end)) if start <= end => {
@@ -103,8 +140,61 @@ impl Log {
         if let Payload::Membership(membership) = &entry.payload {
             self.memberships.push(entry.id.index, membership.clone());
         }
+        self.terms.append(entry.id);
         let end_bytes = self.end_bytes() + entry.size_bytes();
         self.slots.push_back(Slot { entry, end_bytes });
+    }
+
+    /// Lets entries leave memory that are committed and durable, oldest first, until the rest fits in `max_bytes`.
+    pub fn evict(&mut self, max_bytes: u64) {
+        let evictable = self.commit_index.min(self.durable_index());
+        while let Some(Slot { entry, end_bytes }) = self.slots.front()
+            && self.end_bytes() - self.before_bytes > max_bytes
+            && entry.id.index <= evictable
+        {
+            (self.before, self.before_bytes) = (entry.id, *end_bytes);
+            self.slots.pop_front();
+        }
+    }
+
+    /// What a snapshot of the state at `index` includes, if the log knows.
+    pub fn snapshot_at(&self, index: Index) -> Option<Snapshot> {
+        let term = self.term_at(index)?;
+        Some(Snapshot { last: EntryId::new(index, term), membership: self.memberships.committed(index).clone() })
+    }
+
+    /// Drops the entries up to `snapshot`'s last, which is committed (§7).
+    pub fn compact(&mut self, snapshot: &Snapshot) {
+        let last = snapshot.last;
+        assert!(self.contains(last) && last.index <= self.commit_index, "only committed entries are compacted");
+        self.terms.compact(last);
+        self.memberships.compact(last.index);
+        while let Some(Slot { entry, end_bytes }) = self.slots.front()
+            && entry.id.index <= last.index
+        {
+            self.before_bytes = *end_bytes;
+            self.slots.pop_front();
+        }
+        if last.index > self.before.index {
+            self.before = last;
+        }
+    }
+
+    /// Replaces the whole log by `snapshot`, which is beyond what is committed here and contradicts or exceeds the log (§7). Returns the first entry
+    /// beyond the snapshot that goes, if any.
+    pub fn install(&mut self, snapshot: &Snapshot) -> Option<Index> {
+        let last = snapshot.last;
+        assert!(last.index > self.commit_index && !self.contains(last), "a snapshot is installed for what it adds");
+        let beyond = last.index.next();
+        let truncated_from = (self.last().index >= beyond).then_some(beyond);
+        self.durability.truncate(self.commit_index.next());
+        self.before_bytes = self.end_bytes();
+        self.slots.clear();
+        self.before = last;
+        self.terms = Terms::after(last);
+        self.memberships = MembershipStack::after(last.index, snapshot.membership.clone());
+        self.commit_index = last.index;
+        truncated_from
     }
 
     /// Makes the log hold `entries`, which follow each other and one that it holds. Existing entries are cut off only from the first
@@ -134,8 +224,17 @@ impl Log {
     /// Returns whether a membership went with the entries.
     fn truncate(&mut self, from: Index) -> bool {
         assert!(from > self.commit_index, "committed entries stay");
-        let keep = self.position(from).expect("only stored entries are cut off");
-        self.slots.truncate(keep);
+        let previous = from.prev();
+        match self.position(from) {
+            Some(keep) => self.slots.truncate(keep),
+            None => {
+                let term = self.terms.at(previous).expect("what is committed stays");
+                self.before_bytes = self.end_bytes();
+                self.slots.clear();
+                self.before = EntryId::new(previous, term);
+            }
+        }
+        self.terms.truncate(from);
         self.durability.truncate(from);
         self.memberships.truncate(from)
     }
@@ -189,12 +288,12 @@ impl Log {
 
     /// The size of all entries.
     fn end_bytes(&self) -> u64 {
-        self.slots.back().map_or(0, |slot| slot.end_bytes)
+        self.slots.back().map_or(self.before_bytes, |slot| slot.end_bytes)
     }
 
-    /// The size of all entries before the one at `index`.
+    /// The size of all entries before the one at `index`, or before those in memory.
     fn end_bytes_before(&self, index: Index) -> u64 {
-        self.position(index.prev()).map_or(0, |position| self.slots[position].end_bytes)
+        self.position(index.prev()).map_or(self.before_bytes, |position| self.slots[position].end_bytes)
     }
 
     /// Where in `slots` the entry at `index` stands.
@@ -363,6 +462,7 @@ mod tests {
         let max_bytes = jitter.draw(0..300).into();
         let read = log.entries(id.index, max_bytes);
         let rest = all.get((id.index.0 as usize).wrapping_sub(1)..).unwrap_or_default();
+        let read = read.unwrap_or_default();
         assert_eq!(read, rest[..read.len()]);
         assert_eq!(read.is_empty(), rest.is_empty());
         let bytes = |count: usize| rest[..count].iter().map(Entry::size_bytes).sum::<u64>();
@@ -375,7 +475,8 @@ mod tests {
         let (mut cuts, mut refusals) = (0, 0);
         for seed in 0..1_500 {
             let mut jitter = Jitter::new(seed);
-            let (mut log, mut twin) = (Log::new(Vec::new(), Index::ZERO), Twin::default());
+            let (mut log, mut twin) =
+                (Log::new(Snapshot::default(), OlderEntries::default(), Vec::new(), Index::ZERO), Twin::default());
             let mut write = WriteId(0);
             for _ in 0..30 {
                 match jitter.draw(0..10) {
@@ -417,7 +518,8 @@ mod tests {
     #[test]
     fn a_restored_log_is_durable() {
         let ids = [(1, 1), (2, 1), (3, 4)].map(|(index, term)| EntryId::new(Index(index), Term(term)));
-        let log = Log::new(ids.into_iter().map(entry).collect(), Index(2));
+        let log =
+            Log::new(Snapshot::default(), OlderEntries::default(), ids.into_iter().map(entry).collect(), Index(2));
         assert_eq!((log.last(), log.durable_index(), log.commit_index()), (ids[2], Index(3), Index(2)));
     }
 }

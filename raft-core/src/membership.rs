@@ -2,6 +2,7 @@
 
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::string::String;
+use alloc::vec;
 use alloc::vec::Vec;
 
 use crate::numbers::{Incarnation, Index, NodeId};
@@ -156,6 +157,17 @@ impl MembershipStack {
     /// The membership in force.
     pub fn effective(&self) -> &Membership {
         self.entries.last().map_or(&self.none, |(_, membership)| membership)
+    }
+
+    /// The membership of a log that begins after the entry at `index`, where `membership` was in force.
+    pub fn after(index: Index, membership: Membership) -> Self {
+        Self { entries: vec![(index, membership)], none: Membership::default() }
+    }
+
+    /// Forgets the memberships that are superseded at `index`.
+    pub fn compact(&mut self, index: Index) {
+        let superseded = self.entries.partition_point(|(own, _)| *own <= index).saturating_sub(1);
+        self.entries.drain(..superseded);
     }
 
     /// The membership in force at `commit`, which can't be rolled back.

@@ -16,7 +16,7 @@ use crate::role::candidate::{Candidate, Stage};
 use crate::role::follower::Follower;
 use crate::role::leader::{Leader, Leadership};
 use crate::status::Status;
-use crate::types::{EntryId, Index, NodeId, RequestId, Term, WriteId};
+use crate::types::{Entry, EntryId, Index, NodeId, RequestId, Term, WriteId};
 
 /// A Raft node: a value that takes inputs and returns effects. See the [crate page](crate) for the loop around it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -35,8 +35,12 @@ impl Node {
     pub fn new(config: Config, stored: Stored, applied: EntryId) -> Result<Self, BootError> {
         config.validate()?;
         validate(&stored, applied)?;
-        let log = Log::new(stored.entries, applied.index);
-        let mut replica = Replica::new(config, stored.hard_state, log);
+        let Stored { hard_state, snapshot, older, entries } = stored;
+        let log = Log::new(snapshot, older, entries, applied.index);
+        if !log.contains(applied) {
+            return Err(BootError::StateAhead { applied, last: log.last() });
+        }
+        let mut replica = Replica::new(config, hard_state, log);
         let role = Role::Follower(Follower::new(&mut replica));
         Ok(Self { replica, role })
     }
@@ -63,8 +67,23 @@ impl Node {
             Input::Campaign => (),
             Input::Persisted(write) => self.persisted(write),
             Input::Applied(index) => self.replica.applied(index),
-            Input::Loaded { .. } | Input::SnapshotTaken(_) | Input::SnapshotCaptured { .. } => (),
-            Input::SnapshotProgress { .. } | Input::SnapshotSent { .. } => (),
+            Input::Loaded { from, entries } => self.loaded(from, entries.ok()),
+            Input::SnapshotTaken(index) => self.replica.snapshot_taken(index, self.needed()),
+            Input::SnapshotCaptured { to, index } => {
+                if let Role::Leader(leader) = &mut self.role {
+                    leader.snapshot_captured(&mut self.replica, to, index);
+                }
+            }
+            Input::SnapshotProgress { to } => {
+                if let Role::Leader(leader) = &mut self.role {
+                    leader.snapshot_progress(to);
+                }
+            }
+            Input::SnapshotSent { to, arrived } => {
+                if let Role::Leader(leader) = &mut self.role {
+                    leader.snapshot_sent(to, arrived);
+                }
+            }
         }
         self.replica.take_effects()
     }
@@ -81,7 +100,7 @@ impl Node {
             applied_index: self.replica.applied_index(),
             last_index: log.last().index,
             durable_index: log.durable_index(),
-            snapshot_index: Index::ZERO,
+            snapshot_index: log.base().index,
             membership: self.replica.membership().clone(),
             followers: match &self.role {
                 Role::Leader(leader) => leader.follower_statuses(),
@@ -92,6 +111,7 @@ impl Node {
     }
 
     fn tick(&mut self) {
+        self.replica.tick();
         // Until its term and vote are durable, a node has no voice: a candidate has asked nobody yet, and a voter has promised a vote that it
         // would withdraw. So the time until an election begins then, or a disk slower than that time would never let one end.
         let has_voice = self.replica.hard_state_is_durable();
@@ -184,6 +204,23 @@ impl Node {
                 let result = candidate.persisted(replica);
                 self.conclude_election(result);
             }
+        }
+    }
+
+    /// Entries were read back: for the state machine, or for followers.
+    fn loaded(&mut self, from: Index, entries: Option<Vec<Entry>>) {
+        let entries = entries.filter(|entries| self.replica.log().holds_slice(from, entries));
+        self.replica.loaded(from, entries.as_deref());
+        if let Role::Leader(leader) = &mut self.role {
+            leader.loaded(&mut self.replica, from, entries.as_deref());
+        }
+    }
+
+    /// The entry after which nothing may be compacted.
+    fn needed(&self) -> Index {
+        match &self.role {
+            Role::Leader(leader) => leader.needed(),
+            Role::Follower(_) | Role::Candidate(_) => Index(u64::MAX),
         }
     }
 
@@ -314,6 +351,24 @@ pub enum BootError {
         /// What is stored after it.
         next: EntryId,
     },
+    /// What is said of the older entries contradicts itself.
+    #[error("what is stored of the entries up to {last} does not fit together at {at}: the stored log is damaged")]
+    OlderEntries {
+        /// The last of them.
+        last: Index,
+        /// Where it does not fit.
+        at: Index,
+    },
+    /// The log begins after entries that the state machine has not applied.
+    #[error(
+        "the state machine has applied entries up to {applied} only, but the log begins after {snapshot}: the state is lost or too old"
+    )]
+    StateBehind {
+        /// The state machine's last.
+        applied: EntryId,
+        /// The snapshot's last.
+        snapshot: EntryId,
+    },
     /// The log has an entry of a term that the node has not seen.
     #[error("the log ends with entry {last}, but the stored term is {term}: the stored term is too old")]
     TermBehind {
@@ -335,7 +390,7 @@ pub enum BootError {
 }
 
 fn validate(stored: &Stored, applied: EntryId) -> Result<(), BootError> {
-    let mut last = EntryId::ZERO;
+    let mut last = validate_older(stored)?;
     for entry in &stored.entries {
         let next = entry.id;
         if next.index != last.index.next() || next.term < last.term.max(Term(1)) {
@@ -347,9 +402,42 @@ fn validate(stored: &Stored, applied: EntryId) -> Result<(), BootError> {
     if last.term > term {
         return Err(BootError::TermBehind { last, term });
     }
-    let holds_applied = applied == EntryId::ZERO || stored.entries.iter().any(|entry| entry.id == applied);
-    if !holds_applied {
+    let snapshot = stored.snapshot.last;
+    if applied.index < snapshot.index {
+        return Err(BootError::StateBehind { applied, snapshot });
+    }
+    if applied.index > last.index {
         return Err(BootError::StateAhead { applied, last });
     }
     Ok(())
+}
+
+/// Checks what is said of entries that are not in memory. Returns the last of them.
+fn validate_older(stored: &Stored) -> Result<EntryId, BootError> {
+    let Stored { snapshot, older, .. } = stored;
+    let damaged = |at| Err(BootError::OlderEntries { last: older.last, at });
+    let is_possible = (snapshot.last.index == Index::ZERO) == (snapshot.last.term == Term(0));
+    if !is_possible || snapshot.last.index.0 > Index::LAST.0 || older.last > Index::LAST {
+        return damaged(snapshot.last.index);
+    }
+    let mut last = snapshot.last;
+    for (position, &start) in older.terms.iter().enumerate() {
+        let is_first = position == 0 && start.index == last.index.next() && start.term >= last.term.max(Term(1));
+        let is_later = position > 0 && start.index > last.index && start.term > last.term;
+        if !(is_first || is_later) || start.index > older.last {
+            return damaged(start.index);
+        }
+        last = start;
+    }
+    if older.terms.is_empty() && older.last != Index::ZERO {
+        return damaged(older.last);
+    }
+    let mut previous = snapshot.last.index;
+    for &(index, _) in &older.memberships {
+        if index <= previous || index > older.last {
+            return damaged(index);
+        }
+        previous = index;
+    }
+    Ok(if older.terms.is_empty() { snapshot.last } else { EntryId::new(older.last, last.term) })
 }

@@ -85,6 +85,9 @@ impl Index {
     /// Before the log.
     pub const ZERO: Self = Self(0);
 
+    /// The last position there may be: stores have signed numbers.
+    pub const LAST: Self = Self(i64::MAX as u64);
+
     /// The position after this one.
     pub fn next(self) -> Self {
         self.plus(1)

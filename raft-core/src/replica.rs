@@ -1,5 +1,6 @@
 //! This node whatever its role: its term, vote, log and membership, and the queue of effects.
 
+use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use core::mem;
 
@@ -9,7 +10,7 @@ use crate::log::Log;
 use crate::membership::Membership;
 use crate::message::{AppendEntriesReply, AppendResult, Envelope, Message};
 use crate::timer::{Jitter, Timer};
-use crate::types::{Entry, EntryId, HardState, Index, NodeId, Payload, Round, Term, WriteId};
+use crate::types::{Entry, EntryId, HardState, Index, NodeId, Payload, Round, Snapshot, Term, WriteId};
 
 /// What every role works on.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -24,6 +25,18 @@ pub struct Replica {
     applying_index: Index,
     /// The last entry that the state machine has reported. Never above `applying_index`.
     applied_index: Index,
+    /// What each `Apply` that is not reported yet has given to the state machine: its last entry, and its size in bytes.
+    applying: VecDeque<(Index, u64)>,
+    /// Their size together.
+    applying_bytes: u64,
+    /// Entries to apply that have left memory.
+    reload: Reload,
+    /// A snapshot that takes the place of the state once it is durable.
+    installing: Option<Snapshot>,
+    /// The last entry that the last snapshot includes.
+    snapshot_index: Index,
+    /// Whether a snapshot is being taken.
+    takes_snapshot: bool,
     /// The number of the last write that was ordered.
     last_write: WriteId,
     /// The write that makes the present term and vote durable, until it is confirmed.
@@ -41,7 +54,23 @@ pub struct Replica {
 struct Unwritten {
     hard_state: bool,
     truncate_from: Option<Index>,
+    compact: Option<Snapshot>,
+    install: Option<Snapshot>,
     append_from: Option<Index>,
+}
+
+/// How entries come back that are to be applied and have left memory.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+enum Reload {
+    /// None are asked for.
+    #[default]
+    Idle,
+    /// Those from here on are being read.
+    Asked(Index),
+    /// They could not be read. It is tried again with the next tick.
+    Failed,
+    /// They are here.
+    Here(Vec<Entry>),
 }
 
 impl Unwritten {
@@ -58,6 +87,7 @@ impl Replica {
     /// A node with the log it has stored, of which the state machine has applied what is committed.
     pub fn new(config: Config, hard_state: HardState, log: Log) -> Self {
         let applied_index = log.commit_index();
+        let snapshot_index = log.base().index;
         let jitter = Jitter::new(config.seed);
         let mut replica = Self {
             config,
@@ -67,6 +97,12 @@ impl Replica {
             undecided_elections: 0,
             applying_index: applied_index,
             applied_index,
+            applying: VecDeque::new(),
+            applying_bytes: 0,
+            reload: Reload::Idle,
+            installing: None,
+            snapshot_index,
+            takes_snapshot: false,
             last_write: WriteId(0),
             hard_state_write: None,
             unwritten: Unwritten::default(),
@@ -75,6 +111,7 @@ impl Replica {
             withheld: Vec::new(),
             halted: false,
         };
+        replica.log.evict(replica.config.max_cached_bytes);
         replica.announce_membership();
         replica
     }
@@ -260,9 +297,73 @@ impl Replica {
         }
     }
 
+    // The state machine.
+
     /// Notes that the state machine has applied entries up to `index`.
     pub fn applied(&mut self, index: Index) {
         self.applied_index = self.applied_index.max(index.min(self.applying_index));
+        while let Some(&(last, bytes)) = self.applying.front()
+            && last <= self.applied_index
+        {
+            self.applying_bytes -= bytes;
+            self.applying.pop_front();
+        }
+        self.take_snapshot_if_worthwhile();
+    }
+
+    /// Orders a snapshot when enough was applied since the last. Asked whenever something of that changes, so that the moment can't be missed.
+    fn take_snapshot_if_worthwhile(&mut self) {
+        let since = self.applied_index.0.saturating_sub(self.snapshot_index.0);
+        if self.takes_snapshot || since < self.config.snapshot_after_entries {
+            return;
+        }
+        if let Some(snapshot) = self.log.snapshot_at(self.applied_index) {
+            self.takes_snapshot = true;
+            self.order(Effect::TakeSnapshot(snapshot));
+        }
+    }
+
+    /// Notes that the state up to `index` is durable, and drops the entries before it: but not the last few, which slow followers may need, and none
+    /// after `needed`.
+    pub fn snapshot_taken(&mut self, index: Index, needed: Index) {
+        self.takes_snapshot = false;
+        self.snapshot_index = self.snapshot_index.max(index.min(self.applied_index));
+        let kept = Index(self.snapshot_index.0.saturating_sub(self.config.kept_entries)).min(needed);
+        if kept > self.log.base().index
+            && let Some(snapshot) = self.log.snapshot_at(kept)
+        {
+            self.log.compact(&snapshot);
+            self.unwritten.compact = Some(snapshot);
+        }
+        self.take_snapshot_if_worthwhile();
+    }
+
+    /// Takes a snapshot from the leader in place of the log. It is beyond what is committed here.
+    pub fn install(&mut self, snapshot: Snapshot) {
+        self.unwritten.truncate_from(self.log.install(&snapshot));
+        self.unwritten.install = Some(snapshot.clone());
+        self.snapshot_index = snapshot.last.index;
+        self.installing = Some(snapshot);
+        self.reload = Reload::Idle;
+        self.announce_membership();
+    }
+
+    /// Takes entries that were read back, if they are the next to apply.
+    pub fn loaded(&mut self, from: Index, entries: Option<&[Entry]>) {
+        if self.reload != Reload::Asked(from) {
+            return;
+        }
+        self.reload = match entries {
+            Some(entries) => Reload::Here(entries.to_vec()),
+            None => Reload::Failed,
+        };
+    }
+
+    /// Time has passed: what could not be read may be readable now.
+    pub fn tick(&mut self) {
+        if self.reload == Reload::Failed {
+            self.reload = Reload::Idle;
+        }
     }
 
     // Effects.
@@ -327,7 +428,9 @@ impl Replica {
         }
         effects.append(&mut self.orders);
         if !self.halted {
-            effects.extend(self.take_apply().map(Effect::Apply));
+            self.take_install(&mut effects);
+            effects.extend(self.take_apply());
+            self.log.evict(self.config.max_cached_bytes);
         }
         effects
     }
@@ -348,20 +451,50 @@ impl Replica {
             id,
             hard_state: unwritten.hard_state.then_some(self.hard_state),
             truncate_from: unwritten.truncate_from,
-            compact: None,
-            install: None,
+            compact: unwritten.compact,
+            install: unwritten.install,
             entries: unwritten.append_from.map(|from| self.log.range(from, last)).unwrap_or_default(),
         })
     }
 
-    /// Entries are applied once they are committed and durable here, so that a state is never ahead of its own log.
-    fn take_apply(&mut self) -> Option<Vec<Entry>> {
+    /// A snapshot replaces the state once the log rests on it, durably.
+    fn take_install(&mut self, effects: &mut Vec<Effect>) {
+        let is_durable = |snapshot: &Snapshot| snapshot.last.index <= self.log.durable_index();
+        if let Some(snapshot) = self.installing.take_if(|snapshot| is_durable(snapshot)) {
+            self.applying_index = snapshot.last.index;
+            self.applying.push_back((snapshot.last.index, 0));
+            effects.push(Effect::InstallSnapshot(snapshot));
+        }
+    }
+
+    /// Entries are applied once they are committed and durable here, so that a state is never ahead of its own log; and not many ahead of what the
+    /// state machine has done.
+    fn take_apply(&mut self) -> Option<Effect> {
         let ready = self.log.commit_index().min(self.log.durable_index());
-        if ready <= self.applying_index {
+        if self.installing.is_some() || ready <= self.applying_index {
             return None;
         }
-        let entries = self.log.range(self.applying_index.next(), ready);
-        self.applying_index = ready;
-        Some(entries)
+        let from = self.applying_index.next();
+        let max_bytes = self.config.max_applying_bytes.checked_sub(self.applying_bytes)?;
+        let mut entries = match mem::take(&mut self.reload) {
+            Reload::Here(entries) => entries,
+            Reload::Idle => match self.log.entries(from, max_bytes) {
+                Some(entries) => entries,
+                None => {
+                    self.reload = Reload::Asked(from);
+                    return Some(Effect::Load { from, max_bytes });
+                }
+            },
+            waiting @ (Reload::Asked(_) | Reload::Failed) => {
+                self.reload = waiting;
+                return None;
+            }
+        };
+        entries.retain(|entry| entry.id.index <= ready);
+        let bytes = entries.iter().map(Entry::size_bytes).sum();
+        self.applying_index = entries.last()?.id.index;
+        self.applying_bytes += bytes;
+        self.applying.push_back((self.applying_index, bytes));
+        Some(Effect::Apply(entries))
     }
 }

@@ -17,7 +17,8 @@ const LAYERS: &[&[&str]] = &[
     &["effect", "input"],
     &["port", "status"],
     // This node, whatever its role.
-    &["log", "timer"],
+    &["terms", "timer"],
+    &["log"],
     &["replica"],
     // The parts of the leader, the roles, and who chooses between them.
     &["role::leader::followers", "role::leader::reads"],

@@ -1,7 +1,7 @@
 //! A follower: stores what its leader sends, and votes.
 
 use crate::effect::Violation;
-use crate::message::{AppendEntries, AppendEntriesReply, AppendResult, Message};
+use crate::message::{AppendEntries, AppendEntriesReply, AppendResult, InstallSnapshot, Message};
 use crate::replica::Replica;
 use crate::timer::Timer;
 use crate::types::{EntryId, Index, NodeId, Round, Term};
@@ -64,7 +64,8 @@ impl Follower {
                 }
             }
             Message::AppendEntries(append) => self.append(replica, from, append),
-            Message::InstallSnapshot(_) | Message::TimeoutNow => (),
+            Message::InstallSnapshot(install) => self.install(replica, from, install),
+            Message::TimeoutNow => (),
             Message::ReadIndex { token } => replica.send(from, Message::ReadIndexReply { token, index: None }),
             Message::ReadIndexReply { .. } => (),
             // Late answers to a candidate or leader that this node is no more.
@@ -78,6 +79,10 @@ impl Follower {
         let AppendEntries { prev, entries, commit, round } = append;
         self.election = replica.new_election_timer();
         self.round = self.round.max(round);
+        if prev.index < replica.log().base().index {
+            // What was compacted here was committed, so the leader has it, too.
+            return self.acknowledge_committed(replica, leader);
+        }
         if !replica.log().contains(prev) {
             return self.reject(replica, leader, prev);
         }
@@ -92,6 +97,36 @@ impl Follower {
         if is_heartbeat || matched_index <= replica.log().durable_index() {
             self.acknowledge(replica, leader);
         }
+    }
+
+    /// Takes a snapshot in place of the log, unless the log holds as much already (§7).
+    fn install(&mut self, replica: &mut Replica, leader: NodeId, install: InstallSnapshot) {
+        let InstallSnapshot { snapshot, round } = install;
+        self.election = replica.new_election_timer();
+        self.round = self.round.max(round);
+        let last = snapshot.last;
+        if let Some(committed) = contradicted(replica, last) {
+            return replica.halt(Violation::CommittedEntry { leader, committed });
+        }
+        if last.index <= replica.log().commit_index() {
+            return self.acknowledge_committed(replica, leader);
+        }
+        self.matched_index = self.matched_index.max(last.index);
+        if replica.log().contains(last) {
+            // All that it includes is here, as entries.
+            replica.commit_to(last.index);
+        } else {
+            replica.install(snapshot);
+        }
+        if self.matched_index <= replica.log().durable_index() {
+            self.acknowledge(replica, leader);
+        }
+    }
+
+    /// Acknowledges what is committed: every leader has it (§5.4, leader completeness).
+    fn acknowledge_committed(&mut self, replica: &mut Replica, leader: NodeId) {
+        self.matched_index = self.matched_index.max(replica.log().commit_index());
+        self.acknowledge(replica, leader);
     }
 
     /// Acknowledges what matches and is durable, by now. Entries still being written are acknowledged when they are.

@@ -14,7 +14,7 @@ use crate::role::leader::followers::Followers;
 use crate::role::leader::reads::Reads;
 use crate::status::FollowerStatus;
 use crate::timer::Timer;
-use crate::types::{EntryId, Index, NodeId, Payload, RequestId, Term, WriteId};
+use crate::types::{Entry, EntryId, Index, NodeId, Payload, RequestId, Term, WriteId};
 
 /// For how many election timeouts a leader's disk may stand still: as long as a slow disk takes for a write, and then some.
 const DISK_PATIENCE: u32 = 10;
@@ -70,6 +70,7 @@ impl Leader {
 
     /// Counts one tick: whether a majority still answers, and heartbeats, which a leader that gives up does not send any more.
     pub fn tick(&mut self, replica: &mut Replica) -> Leadership {
+        self.followers.tick(replica.config());
         if self.quorum_check.tick() && !self.followers.take_quorum_active(replica) {
             return Leadership::Lost;
         }
@@ -79,6 +80,7 @@ impl Leader {
         if self.heartbeat.tick() {
             self.followers.send_heartbeats(replica, self.reads.round());
         }
+        self.replicate(replica);
         Leadership::Held
     }
 
@@ -142,7 +144,7 @@ impl Leader {
         self.followers.heard(from, reply.round);
         match reply.result {
             AppendResult::Accepted { matched } => {
-                self.followers.accepted(from, matched);
+                self.followers.accepted(replica.log(), from, matched);
                 self.advance_commit(replica);
             }
             AppendResult::Rejected { prev, hint } => self.followers.rejected(replica.log(), from, prev, hint),
@@ -162,6 +164,32 @@ impl Leader {
             }
             AppendResult::Accepted { .. } | AppendResult::Rejected { .. } => Ok(()),
         }
+    }
+
+    /// Sends on entries that were read back.
+    pub fn loaded(&mut self, replica: &mut Replica, from: Index, entries: Option<&[Entry]>) {
+        self.followers.loaded(replica, from, entries, self.reads.round());
+        self.replicate(replica);
+    }
+
+    /// The entry after which nothing may be compacted.
+    pub fn needed(&self) -> Index {
+        self.followers.needed()
+    }
+
+    /// Offers a captured state to the follower for which it was made.
+    pub fn snapshot_captured(&mut self, replica: &mut Replica, to: NodeId, index: Index) {
+        self.followers.snapshot_captured(replica, to, index, self.reads.round());
+    }
+
+    /// Notes that a part of a snapshot has arrived.
+    pub fn snapshot_progress(&mut self, to: NodeId) {
+        self.followers.snapshot_progress(to);
+    }
+
+    /// Notes that a snapshot has arrived, or will not.
+    pub fn snapshot_sent(&mut self, to: NodeId, arrived: bool) {
+        self.followers.snapshot_sent(to, arrived);
     }
 
     /// Counts what has become durable on this node's own disk.

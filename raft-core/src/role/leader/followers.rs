@@ -4,8 +4,9 @@ use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
 
 use crate::config::Config;
+use crate::effect::Effect;
 use crate::log::Log;
-use crate::message::{AppendEntries, Message};
+use crate::message::{AppendEntries, InstallSnapshot, Message};
 use crate::replica::Replica;
 use crate::status::{FollowerStatus, ProgressKind};
 use crate::types::{Entry, EntryId, Index, NodeId, Round};
@@ -42,8 +43,34 @@ enum Progress {
     Replicate {
         /// What is under way.
         inflight: Inflight,
+        /// The entries from here on have left memory, and are being read.
+        loading: Option<Index>,
+    },
+    /// It needs entries that are compacted: it gets the state instead (§7).
+    Snapshot {
+        /// How far that is.
+        stage: SnapshotStage,
+        /// Nothing after this entry is compacted until it has ended.
+        needed: Index,
+        /// For how many ticks nothing was heard of it.
+        silent_ticks: u32,
     },
 }
+
+/// How far a follower's snapshot is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum SnapshotStage {
+    /// A copy of the state is being made.
+    Capturing,
+    /// It is on its way, or has arrived and is being installed.
+    Sending,
+    /// It has failed. It is tried again after an election timeout.
+    Failed,
+}
+
+/// For how many election timeouts a snapshot may make no progress before it is begun anew. Whoever sends it reports its end; this is for one who
+/// can't any more.
+const SNAPSHOT_PATIENCE: u32 = 20;
 
 /// Entries on their way to a follower, oldest first.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -81,6 +108,7 @@ impl Followers {
             progress: match follower.progress {
                 Progress::Probe { .. } => ProgressKind::Probe,
                 Progress::Replicate { .. } => ProgressKind::Replicate,
+                Progress::Snapshot { .. } => ProgressKind::Snapshot,
             },
         };
         self.by_id.iter().map(status).collect()
@@ -103,9 +131,9 @@ impl Followers {
     }
 
     /// Notes that the log of `id` is durable and matches up to `matched`.
-    pub fn accepted(&mut self, id: NodeId, matched: Index) {
+    pub fn accepted(&mut self, log: &Log, id: NodeId, matched: Index) {
         if let Some(follower) = self.by_id.get_mut(&id) {
-            follower.accepted(matched);
+            follower.accepted(log, matched);
         }
     }
 
@@ -120,10 +148,56 @@ impl Followers {
     pub fn replicate(&mut self, replica: &mut Replica, round: Round) {
         for (&id, follower) in &mut self.by_id {
             while follower.may_send(replica) {
-                let entries = replica.log().entries(follower.next_index, replica.config().max_append_bytes);
-                follower.send(replica, id, entries, round);
+                follower.send_next(replica, id, round);
             }
         }
+    }
+
+    /// Sends entries that were read back to those who wait for them; or notes that they could not be read.
+    pub fn loaded(&mut self, replica: &mut Replica, from: Index, entries: Option<&[Entry]>, round: Round) {
+        for (&id, follower) in &mut self.by_id {
+            follower.loaded(replica, id, from, entries, round);
+        }
+    }
+
+    /// The entry after which nothing may be compacted: the last that a snapshot on its way to a follower includes.
+    pub fn needed(&self) -> Index {
+        let needed = |follower: &FollowerState| match follower.progress {
+            Progress::Snapshot { needed, .. } => Some(needed),
+            Progress::Probe { .. } | Progress::Replicate { .. } => None,
+        };
+        self.by_id.values().filter_map(needed).min().unwrap_or(Index(u64::MAX))
+    }
+
+    /// Offers the captured state, which includes entries up to `index`, to the follower for which it was made.
+    pub fn snapshot_captured(&mut self, replica: &mut Replica, id: NodeId, index: Index, round: Round) {
+        if let Some(follower) = self.by_id.get_mut(&id) {
+            follower.snapshot_captured(replica, id, index, round);
+        }
+    }
+
+    /// Notes that a part of the snapshot has arrived at `id`.
+    pub fn snapshot_progress(&mut self, id: NodeId) {
+        if let Some(FollowerState { progress: Progress::Snapshot { silent_ticks, .. }, .. }) = self.by_id.get_mut(&id) {
+            *silent_ticks = 0;
+        }
+    }
+
+    /// Notes that all of the snapshot has arrived at `id`, or will not.
+    pub fn snapshot_sent(&mut self, id: NodeId, arrived: bool) {
+        if let Some(FollowerState { progress: Progress::Snapshot { silent_ticks, stage, .. }, .. }) =
+            self.by_id.get_mut(&id)
+        {
+            *silent_ticks = 0;
+            if !arrived {
+                *stage = SnapshotStage::Failed;
+            }
+        }
+    }
+
+    /// Counts one tick.
+    pub fn tick(&mut self, config: &Config) {
+        self.by_id.values_mut().for_each(|follower| follower.tick(config));
     }
 
     /// Sends each follower an `AppendEntries` without entries. Its answer shows whether what was sent before has arrived.
@@ -148,36 +222,107 @@ impl FollowerState {
     fn may_send(&self, replica: &Replica) -> bool {
         match &self.progress {
             Progress::Probe { awaiting_reply } => !awaiting_reply,
-            Progress::Replicate { inflight } => {
-                self.next_index <= replica.log().last().index && !inflight.is_full(replica.config())
+            Progress::Replicate { inflight, loading } => {
+                let lacks_entries = self.next_index <= replica.log().last().index;
+                lacks_entries && loading.is_none() && !inflight.is_full(replica.config())
             }
+            Progress::Snapshot { .. } => false,
+        }
+    }
+
+    /// Sends what comes next: entries, a probe without any where they have left memory, or the state where they are compacted.
+    fn send_next(&mut self, replica: &mut Replica, id: NodeId, round: Round) {
+        if self.next_index <= replica.log().base().index {
+            return self.begin_snapshot(replica, id);
+        }
+        let max_bytes = replica.config().max_append_bytes;
+        match (replica.log().entries(self.next_index, max_bytes), &mut self.progress) {
+            (Some(entries), _) => self.send(replica, id, entries, round),
+            (None, Progress::Replicate { loading, .. }) => {
+                *loading = Some(self.next_index);
+                replica.order(Effect::Load { from: self.next_index, max_bytes });
+            }
+            (None, Progress::Probe { .. } | Progress::Snapshot { .. }) => self.send(replica, id, Vec::new(), round),
         }
     }
 
     /// Sends `entries`, which start at `next_index`, and notes that they are under way.
     fn send(&mut self, replica: &mut Replica, id: NodeId, entries: Vec<Entry>, round: Round) {
-        let prev_index = self.next_index.prev();
+        // Of what is compacted, the term is not known. A follower behind it hears of the leader nevertheless.
+        let prev_index = self.next_index.prev().max(replica.log().base().index);
         let prev_term = replica.log().term_at(prev_index).expect("a follower is sent what the log holds");
         match &mut self.progress {
             Progress::Probe { awaiting_reply } => *awaiting_reply = true,
-            Progress::Replicate { inflight } => {
+            Progress::Replicate { inflight, .. } => {
                 if let Some(last) = entries.last() {
                     inflight.add(last.id.index, entries.iter().map(Entry::size_bytes).sum());
                     self.next_index = last.id.index.next();
                 }
             }
+            Progress::Snapshot { .. } => (),
         }
         let prev = EntryId::new(prev_index, prev_term);
         let commit = replica.log().commit_index();
         replica.send(id, Message::AppendEntries(AppendEntries { prev, entries, commit, round }));
     }
 
-    fn accepted(&mut self, matched: Index) {
+    fn loaded(&mut self, replica: &mut Replica, id: NodeId, from: Index, entries: Option<&[Entry]>, round: Round) {
+        let Progress::Replicate { loading, .. } = &mut self.progress else { return };
+        if loading.take_if(|asked| *asked == from).is_none() || self.next_index != from {
+            return;
+        }
+        match entries {
+            Some(entries) => self.send(replica, id, entries.to_vec(), round),
+            // The answer to the next heartbeat brings it to try again.
+            None => self.progress = Progress::Probe { awaiting_reply: true },
+        }
+    }
+
+    fn begin_snapshot(&mut self, replica: &mut Replica, id: NodeId) {
+        let needed = replica.applied_index();
+        self.progress = Progress::Snapshot { stage: SnapshotStage::Capturing, needed, silent_ticks: 0 };
+        replica.order(Effect::CaptureSnapshot { to: id });
+    }
+
+    fn snapshot_captured(&mut self, replica: &mut Replica, id: NodeId, index: Index, round: Round) {
+        let Progress::Snapshot { stage, needed, silent_ticks } = &mut self.progress else { return };
+        if *stage != SnapshotStage::Capturing {
+            return;
+        }
+        let commit_index = replica.log().commit_index();
+        match replica.log().snapshot_at(index) {
+            Some(snapshot) if index <= commit_index => {
+                (*stage, *needed, *silent_ticks) = (SnapshotStage::Sending, index, 0);
+                replica.send(id, Message::InstallSnapshot(InstallSnapshot { snapshot, round }));
+            }
+            _ => *stage = SnapshotStage::Failed,
+        }
+    }
+
+    fn tick(&mut self, config: &Config) {
+        let Progress::Snapshot { stage, silent_ticks, .. } = &mut self.progress else { return };
+        *silent_ticks = silent_ticks.saturating_add(1);
+        let patience_ticks = match stage {
+            SnapshotStage::Failed => config.election_timeout_ticks,
+            SnapshotStage::Capturing | SnapshotStage::Sending => {
+                config.election_timeout_ticks.saturating_mul(SNAPSHOT_PATIENCE)
+            }
+        };
+        if *silent_ticks >= patience_ticks {
+            self.progress = Progress::Probe { awaiting_reply: false };
+        }
+    }
+
+    fn accepted(&mut self, log: &Log, matched: Index) {
         self.match_index = self.match_index.max(matched);
         self.next_index = self.next_index.max(self.match_index.next());
         match &mut self.progress {
-            Progress::Probe { .. } => self.progress = Progress::Replicate { inflight: Inflight::default() },
-            Progress::Replicate { inflight } => inflight.arrived(matched),
+            Progress::Replicate { inflight, .. } => inflight.arrived(matched),
+            // Wherever the state came from: what follows is in the log.
+            Progress::Snapshot { .. } if self.match_index < log.base().index => (),
+            Progress::Probe { .. } | Progress::Snapshot { .. } => {
+                self.progress = Progress::Replicate { inflight: Inflight::default(), loading: None };
+            }
         }
     }
 
@@ -185,6 +330,7 @@ impl FollowerState {
         let is_late = match &self.progress {
             Progress::Probe { .. } => prev != self.next_index.prev(),
             Progress::Replicate { .. } => prev >= self.next_index,
+            Progress::Snapshot { .. } => true,
         };
         if is_late || prev <= self.match_index {
             return;
