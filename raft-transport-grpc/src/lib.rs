@@ -15,6 +15,10 @@
 //! what can't be sent now is dropped: Raft sends anew. Before anything is sent, [`Identify`](handshake) has shown that
 //! the peer is who it should be; its address alone is no proof.
 //!
+//! What comes in goes to the [`Recipient`] that the transport is made with: the node's mailbox. The data of a snapshot goes past the core, from a
+//! [`Capture`](raft_core::port::Capture) here to the [`Staging`](raft_core::port::Staging) of the peer, on a connection of its own, so that
+//! it holds up nothing else; the message itself is delivered there once all its data is durable.
+//!
 //! [`GrpcTransport`] is the port that the driver sends through, and has a method for each RPC that the server delegates to.
 
 pub mod convert;
@@ -28,6 +32,7 @@ mod inbound;
 mod link;
 mod local;
 mod options;
+mod recipient;
 mod session;
 mod throttle;
 mod transport;
@@ -36,5 +41,6 @@ pub use dial::identify;
 pub use error::Error;
 pub use link::PeerStatus;
 pub use options::Options;
+pub use recipient::Recipient;
 pub use throttle::Throttle;
 pub use transport::{AppendEntriesStream, GrpcTransport};
