@@ -11,8 +11,11 @@ use raft_core::types::{Incarnation, Member, NodeId};
 use crate::command::{Answer, Command, Operation, Outcome, Parameter, SessionId, Statement, StatementResult, Value};
 use crate::error::Error;
 
-/// The version of each of the three formats. The first byte, so that it can never be taken for what follows.
-const VERSION: u8 = 1;
+/// The newest version of each format. The first byte, so that it can never be taken for what follows.
+const COMMAND: u8 = 1;
+const ANSWER: u8 = 1;
+/// 2 since there are priorities, and members that are promoted by themselves.
+const MEMBERSHIP: u8 = 2;
 
 /// A membership as it stands in the log.
 pub(crate) fn encode_membership(membership: &Membership) -> Bytes {
@@ -21,32 +24,40 @@ pub(crate) fn encode_membership(membership: &Membership) -> Bytes {
         id: id.0,
         address: member.address.clone(),
         incarnation: member.incarnation.0,
+        priority: member.priority,
     });
-    pack(&wire::Membership {
+    let message = wire::Membership {
         members: members.collect(),
         voters: ids(&membership.voters),
         outgoing: ids(&membership.outgoing),
         learners: ids(&membership.learners),
-    })
+        promotable: ids(&membership.promotable),
+        stays_joint: membership.stays_joint,
+    };
+    pack(MEMBERSHIP, &message)
 }
 
 /// Reads what [`encode_membership`] wrote.
 pub(crate) fn decode_membership(bytes: &[u8]) -> Result<Membership, Error> {
-    let message: wire::Membership = unpack("a membership", bytes)?;
+    let message: wire::Membership = unpack("a membership", MEMBERSHIP, bytes)?;
     let ids = |list: Vec<u64>| list.into_iter().map(NodeId).collect();
-    let member =
-        |m: wire::Member| (NodeId(m.id), Member { address: m.address, incarnation: Incarnation(m.incarnation) });
+    let member = |m: wire::Member| {
+        let incarnation = Incarnation(m.incarnation);
+        (NodeId(m.id), Member { address: m.address, incarnation, priority: m.priority })
+    };
     Ok(Membership {
         voters: ids(message.voters),
         outgoing: ids(message.outgoing),
         learners: ids(message.learners),
+        promotable: ids(message.promotable),
+        stays_joint: message.stays_joint,
         members: message.members.into_iter().map(member).collect(),
     })
 }
 
 /// A command as it stands in the log.
 pub(crate) fn encode_command(command: &Command) -> Bytes {
-    pack(&command_message(command))
+    pack(COMMAND, &command_message(command))
 }
 
 /// The length of what [`encode_command`] gives.
@@ -57,7 +68,7 @@ pub(crate) fn command_bytes(command: &Command) -> usize {
 /// Reads what [`encode_command`] wrote.
 pub(crate) fn decode_command(bytes: &[u8]) -> Result<Command, Error> {
     const WHAT: &str = "a command";
-    let message: wire::Command = unpack(WHAT, bytes)?;
+    let message: wire::Command = unpack(WHAT, COMMAND, bytes)?;
     let seed = <[u8; 16]>::try_from(message.seed.as_ref()).map_err(|_| bad(WHAT, "its seed does not have 16 bytes"))?;
     let operation = match message.operation.ok_or_else(|| bad(WHAT, "its operation is unknown"))? {
         wire::Operation::Put(put) => Operation::Put { key: put.key, value: put.value },
@@ -82,13 +93,13 @@ pub(crate) fn encode_answer(answer: &Answer) -> Bytes {
         Outcome::Forgotten => wire::Outcome::Forgotten(true),
         Outcome::TooManyUnanswered => wire::Outcome::TooManyUnanswered(true),
     };
-    pack(&wire::Answer { revision: answer.revision, outcome: Some(outcome) })
+    pack(ANSWER, &wire::Answer { revision: answer.revision, outcome: Some(outcome) })
 }
 
 /// Reads what [`encode_answer`] wrote.
 pub(crate) fn decode_answer(bytes: &[u8]) -> Result<Answer, Error> {
     const WHAT: &str = "a stored answer";
-    let message: wire::Answer = unpack(WHAT, bytes)?;
+    let message: wire::Answer = unpack(WHAT, ANSWER, bytes)?;
     let outcome = match message.outcome.ok_or_else(|| bad(WHAT, "its outcome is unknown"))? {
         wire::Outcome::Put(replaced) => Outcome::Put { replaced },
         wire::Outcome::Deleted(count) => Outcome::Deleted { count },
@@ -172,17 +183,17 @@ fn value_from(message: Option<wire::Value>) -> Result<Value, Error> {
     })
 }
 
-fn pack(message: &impl Message) -> Bytes {
+fn pack(version: u8, message: &impl Message) -> Bytes {
     let mut bytes = BytesMut::with_capacity(1 + message.encoded_len());
-    bytes.put_u8(VERSION);
+    bytes.put_u8(version);
     message.encode(&mut bytes).expect("a BytesMut grows as needed");
     bytes.freeze()
 }
 
-fn unpack<M: Message + Default>(what: &'static str, bytes: &[u8]) -> Result<M, Error> {
+fn unpack<M: Message + Default>(what: &'static str, newest: u8, bytes: &[u8]) -> Result<M, Error> {
     let (version, rest) = bytes.split_first().ok_or_else(|| bad(what, "it is empty"))?;
-    if *version != VERSION {
-        return Err(bad(what, &format!("it has format {version}, and this version knows format {VERSION}")));
+    if !(1..=newest).contains(version) {
+        return Err(bad(what, &format!("it has format {version}, and this version knows formats up to {newest}")));
     }
     M::decode(rest).map_err(|error| bad(what, &error.to_string()))
 }
@@ -203,6 +214,8 @@ mod wire {
         pub(super) address: String,
         #[prost(fixed64, tag = "3")]
         pub(super) incarnation: u64,
+        #[prost(uint32, tag = "4")]
+        pub(super) priority: u32,
     }
 
     #[derive(Clone, PartialEq, Message)]
@@ -215,6 +228,10 @@ mod wire {
         pub(super) outgoing: Vec<u64>,
         #[prost(uint64, repeated, tag = "4")]
         pub(super) learners: Vec<u64>,
+        #[prost(uint64, repeated, tag = "5")]
+        pub(super) promotable: Vec<u64>,
+        #[prost(bool, tag = "6")]
+        pub(super) stays_joint: bool,
     }
 
     #[derive(Clone, PartialEq, Message)]
@@ -351,5 +368,40 @@ mod wire {
     pub(super) struct Row {
         #[prost(message, repeated, tag = "1")]
         pub(super) values: Vec<Value>,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn membership() -> Membership {
+        let member = |id: u64| Member { address: format!("n{id}"), incarnation: Incarnation(id), priority: 7 };
+        let mut membership = Membership::of_voters([(NodeId(1), member(1)), (NodeId(2), member(2))].into());
+        membership.learners.insert(NodeId(3));
+        membership.promotable.insert(NodeId(3));
+        membership.members.insert(NodeId(3), Member::default());
+        membership.stays_joint = true;
+        membership
+    }
+
+    #[test]
+    fn a_membership_is_read_as_it_was_stored() {
+        assert_eq!(decode_membership(&encode_membership(&membership())).unwrap(), membership());
+    }
+
+    #[test]
+    fn a_membership_of_the_first_format_is_read_and_newer_ones_are_refused() {
+        let mut first = membership();
+        first.promotable.clear();
+        first.stays_joint = false;
+        first.members.values_mut().for_each(|member| member.priority = 0);
+        let mut bytes = encode_membership(&first).to_vec();
+        bytes[0] = 1;
+        assert_eq!(decode_membership(&bytes).unwrap(), first);
+        for version in [0, 3] {
+            bytes[0] = version;
+            assert!(matches!(decode_membership(&bytes), Err(Error::Undecodable { .. })), "{version}");
+        }
     }
 }

@@ -106,10 +106,14 @@ pub fn append(entries: Vec<Entry>) -> Persist {
 }
 
 pub fn membership() -> Membership {
-    let member =
-        |id: u64| (NodeId(id), Member { address: format!("localhost:{id}"), incarnation: Incarnation(u64::MAX - id) });
+    let member = |id: u64| {
+        let incarnation = Incarnation(u64::MAX - id);
+        (NodeId(id), Member { address: format!("localhost:{id}"), incarnation, priority: id as u32 })
+    };
     let mut membership = Membership::of_voters([member(1), member(2), member(3)].into());
     membership.learners.insert(NodeId(4));
+    membership.promotable.insert(NodeId(4));
+    membership.stays_joint = true;
     membership.members.insert(NodeId(4), Member::default());
     membership.outgoing.insert(NodeId(3));
     membership
