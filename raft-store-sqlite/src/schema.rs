@@ -1,5 +1,6 @@
 //! The two files: their tables, how they are opened, and how their formats are told.
 
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -12,49 +13,74 @@ use crate::error::Error;
 pub(crate) struct Format {
     /// In the file's header, where `file` and SQLite find it.
     application_id: i32,
-    /// In the file's header as `user_version`. Newer ones are refused.
-    version: u32,
     /// How long to wait for another program that has the file locked.
     patience: Duration,
+    /// Run in a new file, before anything is in it.
+    layout: &'static str,
     /// Settings that must be in force: the name, what it is set to, and what SQLite then reads back. In this order.
     settings: &'static [(&'static str, &'static str, &'static str)],
-    /// Made in a new file.
-    tables: &'static str,
+    /// What each version of the format has added, the first first. The version of a file is in its header, as
+    /// `user_version`: older files are brought up to date, newer ones are refused.
+    versions: &'static [&'static str],
+}
+
+impl Format {
+    fn version(&self) -> u32 {
+        u32::try_from(self.versions.len()).expect("versions are few")
+    }
 }
 
 /// `raft_log_<id>.db`: the only file whose durability is promised.
 pub(crate) const LOG: Format = Format {
     application_id: 0x5241_464C,
-    version: 1,
     // Nobody else has business here.
     patience: Duration::from_millis(200),
+    // So that a log that was long for once can be cut short again.
+    layout: "PRAGMA auto_vacuum = INCREMENTAL",
     settings: &[
         ("locking_mode", "EXCLUSIVE", "exclusive"),
         ("journal_mode", "WAL", "wal"),
         ("synchronous", "FULL", "2"),
+        // The write-ahead log too.
+        ("journal_size_limit", "16777216", "16777216"),
     ],
-    tables: "
-        CREATE TABLE meta (
-            one INTEGER PRIMARY KEY CHECK (one = 1),
-            node_id INTEGER NOT NULL,
-            cluster_id TEXT NOT NULL,
-            incarnation TEXT NOT NULL
-        ) STRICT;
-        CREATE TABLE hard_state (
-            one INTEGER PRIMARY KEY CHECK (one = 1),
-            term INTEGER NOT NULL,
-            vote INTEGER,
-            checksum INTEGER NOT NULL
-        ) STRICT;
-        CREATE TABLE entries (
-            idx INTEGER PRIMARY KEY,
-            term INTEGER NOT NULL,
-            kind INTEGER NOT NULL,
-            payload BLOB NOT NULL,
-            checksum INTEGER NOT NULL
-        ) STRICT;
-    ",
+    versions: &[LOG_1, LOG_2],
 };
+
+const LOG_1: &str = "
+    CREATE TABLE meta (
+        one INTEGER PRIMARY KEY CHECK (one = 1),
+        node_id INTEGER NOT NULL,
+        cluster_id TEXT NOT NULL,
+        incarnation TEXT NOT NULL
+    ) STRICT;
+    CREATE TABLE hard_state (
+        one INTEGER PRIMARY KEY CHECK (one = 1),
+        term INTEGER NOT NULL,
+        vote INTEGER,
+        checksum INTEGER NOT NULL
+    ) STRICT;
+    CREATE TABLE entries (
+        idx INTEGER PRIMARY KEY,
+        term INTEGER NOT NULL,
+        kind INTEGER NOT NULL,
+        payload BLOB NOT NULL,
+        checksum INTEGER NOT NULL
+    ) STRICT;
+";
+
+/// What the log begins after, and where its memberships are: kind 2.
+const LOG_2: &str = "
+    CREATE TABLE snapshot (
+        one INTEGER PRIMARY KEY CHECK (one = 1),
+        idx INTEGER NOT NULL,
+        term INTEGER NOT NULL,
+        membership BLOB NOT NULL,
+        must_install INTEGER NOT NULL,
+        checksum INTEGER NOT NULL
+    ) STRICT;
+    CREATE INDEX memberships ON entries (idx) WHERE kind = 2;
+";
 
 /// `raft_node_<id>.db`: what the log led to. Holds nothing that differs between nodes.
 ///
@@ -63,16 +89,20 @@ pub(crate) const LOG: Format = Format {
 /// all TEXT comes before all BLOB.
 pub(crate) const STATE: Format = Format {
     application_id: 0x5241_4653,
-    version: 1,
     // Anyone may look, though to hold a lock for writing stops the node in the end.
     patience: Duration::from_secs(10),
+    layout: "",
     settings: &[
         ("journal_mode", "WAL", "wal"),
         ("synchronous", "NORMAL", "1"),
         ("foreign_keys", "ON", "1"),
         ("encoding", "'UTF-8'", "UTF-8"),
     ],
-    tables: "
+    versions: &[STATE_1],
+};
+
+/// Kept to the last blank: SQLite stores this text, and it must be the same in all state files.
+const STATE_1: &str = "
         CREATE TABLE raft_meta (
             one INTEGER PRIMARY KEY CHECK (one = 1),
             cluster_id TEXT NOT NULL,
@@ -112,8 +142,7 @@ pub(crate) const STATE: Format = Format {
             answer BLOB NOT NULL,
             PRIMARY KEY (client, sequence)
         ) STRICT, WITHOUT ROWID;
-    ",
-};
+    ";
 
 /// The oldest SQLite without the bug that corrupts a write-ahead log (3.51.3), and not the one that was withdrawn
 /// (3.52.0).
@@ -138,13 +167,16 @@ pub(crate) fn open(
     if let Some((pragma, value, _)) = format.settings.iter().find(|(pragma, ..)| *pragma == "locking_mode") {
         set(&connection, pragma, value)?;
     }
-    let is_new = check_format(&connection, path, format)?;
+    let stored = check_format(&connection, path, format)?;
+    if stored == 0 {
+        connection.execute_batch(format.layout).map_err(Error::sqlite("setting up the database"))?;
+    }
     for (pragma, value, wanted) in format.settings {
         set(&connection, pragma, value)?;
         verify(&connection, path, pragma, wanted)?;
     }
-    if is_new {
-        initialise(&mut connection, format, first).map_err(Error::sqlite("making the tables"))?;
+    if stored < format.version() {
+        bring_up_to_date(&mut connection, format, stored, first).map_err(Error::sqlite("making the tables"))?;
     }
     Ok(connection)
 }
@@ -158,8 +190,39 @@ pub(crate) fn open_to_read(path: &Path) -> Result<Connection, Error> {
     Ok(connection)
 }
 
-/// Whether the file is new; an error if it is not of this format.
-fn check_format(connection: &Connection, path: &Path, format: &Format) -> Result<bool, Error> {
+/// Opens a state file that nobody else has open, that will not change, and that is not trusted: for reading alone, without
+/// so much as a look at a write-ahead log.
+pub(crate) fn open_sealed(path: &Path) -> Result<Connection, Error> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_URI;
+    let connection =
+        Connection::open_with_flags(sealed_uri(path), flags).map_err(Error::sqlite("opening the snapshot"))?;
+    if check_format(&connection, path, &STATE)? == 0 {
+        return Err(Error::NotOurs { path: path.to_owned() });
+    }
+    Ok(connection)
+}
+
+fn sealed_uri(path: &Path) -> String {
+    let mut uri = String::from("file:");
+    for &byte in path.as_os_str().as_bytes() {
+        match byte {
+            b'/' | b'.' | b'-' | b'_' | b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z' => uri.push(char::from(byte)),
+            _ => uri.push_str(&format!("%{byte:02x}")),
+        }
+    }
+    uri.push_str("?immutable=1");
+    uri
+}
+
+/// An empty state, to compare others with.
+pub(crate) fn new_state_in_memory() -> rusqlite::Result<Connection> {
+    let connection = Connection::open_in_memory()?;
+    STATE.versions.iter().try_for_each(|added| connection.execute_batch(added))?;
+    Ok(connection)
+}
+
+/// The version of the file, zero if it is new; an error if it is not of this format.
+fn check_format(connection: &Connection, path: &Path, format: &Format) -> Result<u32, Error> {
     let path = path.to_owned();
     let header =
         "SELECT (SELECT application_id FROM pragma_application_id), (SELECT user_version FROM pragma_user_version),
@@ -175,15 +238,16 @@ fn check_format(connection: &Connection, path: &Path, format: &Format) -> Result
         read => read.map_err(Error::sqlite("reading the file's header"))?,
     };
     if application_id == 0 && version == 0 && objects == 0 {
-        return Ok(true);
+        return Ok(0);
     }
     if application_id != format.application_id {
         return Err(Error::NotOurs { path });
     }
-    if version > format.version {
-        return Err(Error::NewerFormat { path, stored: version, known: format.version });
+    let known = format.version();
+    if version > known {
+        return Err(Error::NewerFormat { path, stored: version, known });
     }
-    Ok(false)
+    Ok(version)
 }
 
 fn set(connection: &Connection, pragma: &str, value: &str) -> Result<(), Error> {
@@ -206,16 +270,21 @@ fn verify(connection: &Connection, path: &Path, pragma: &'static str, wanted: &'
     Err(Error::Setting { path: path.to_owned(), pragma, wanted, got })
 }
 
-fn initialise(
+fn bring_up_to_date(
     connection: &mut Connection,
     format: &Format,
+    stored: u32,
     first: impl FnOnce(&Connection) -> rusqlite::Result<()>,
 ) -> rusqlite::Result<()> {
     let transaction = connection.transaction()?;
-    transaction.execute_batch(format.tables)?;
+    for added in &format.versions[stored as usize..] {
+        transaction.execute_batch(added)?;
+    }
     transaction.pragma_update(None, "application_id", format.application_id)?;
-    transaction.pragma_update(None, "user_version", format.version)?;
-    first(&transaction)?;
+    transaction.pragma_update(None, "user_version", format.version())?;
+    if stored == 0 {
+        first(&transaction)?;
+    }
     transaction.commit()
 }
 

@@ -39,7 +39,7 @@ fn what_is_written_is_read_again_after_a_restart() {
     let hard_state = HardState { term: Term(2), vote: Some(NodeId(3)) };
     log.write(&[append(entries.clone()), Persist { hard_state: Some(hard_state), ..Persist::default() }]).unwrap();
     let mut log = reopen(log, folder.path());
-    assert_eq!(log.load().unwrap(), Stored { hard_state, entries });
+    assert_eq!(log.load().unwrap(), Stored { hard_state, entries, ..Stored::default() });
 }
 
 #[test]
@@ -105,7 +105,7 @@ fn a_gap_is_a_broken_invariant_and_writes_nothing_of_its_batch() {
     assert!(matches!(log.load(), Err(Error::Poisoned { .. })));
     assert!(matches!(log.read(Index(1), 1), Err(Error::Poisoned { .. })));
     let stored = reopen(log, folder.path()).load().unwrap();
-    assert_eq!(stored, Stored { hard_state: HardState::default(), entries: vec![blob(1, 1, "one")] });
+    assert_eq!(stored, Stored { entries: vec![blob(1, 1, "one")], ..Stored::default() });
 }
 
 /// Changes the closed log behind its back, and says what loading it gives.
@@ -134,8 +134,7 @@ fn damage_to_an_entry_is_found_and_its_index_named() {
         "DELETE FROM entries WHERE idx <= 2",
     ] {
         let error = load_after(sql);
-        let expected = if sql.contains("<=") { Index(1) } else { Index(2) };
-        assert!(matches!(&error, Error::Damaged { index, .. } if *index == expected), "{sql}: {error}");
+        assert!(matches!(&error, Error::Damaged { index: Index(2), .. }), "{sql}: {error}");
     }
 }
 
