@@ -9,8 +9,10 @@ use raft_core::types::{ClusterId, EntryId, Identity, Incarnation, NodeId};
 
 use crate::error::Error;
 use crate::folder::{FolderLock, sync_folder};
-use crate::log::SqliteLog;
+use crate::log::{Beginning, SqliteLog};
 use crate::reader::Reader;
+use crate::snapshot::SnapshotFolder;
+use crate::state_file::{StateFile, swap};
 use crate::state_machine::SqliteStateMachine;
 
 /// The folder of one node, open and locked.
@@ -100,22 +102,60 @@ impl DataDir {
         Err(Error::OtherCluster { path: self.folder.clone(), stored: self.identity.cluster, given: cluster })
     }
 
-    /// Opens the state, checks that it fits the log, and hands out the parts.
+    /// Opens the state, checks that it fits the log, and hands out the parts. Where a snapshot was about to replace the state,
+    /// it does so first.
     ///
     /// # Errors
-    /// [`Error::NotBegun`] before [`begin`](Self::begin); [`Error::OtherCluster`] or [`Error::StateAhead`] if the state
-    /// is not from this log.
-    pub fn into_parts(self) -> Result<Parts, Error> {
+    /// [`Error::NotBegun`] before [`begin`](Self::begin); [`Error::OtherCluster`], [`Error::StateAhead`] or
+    /// [`Error::StateBehind`] if the state is not from this log; [`Error::SnapshotMissing`] if it was to be replaced and can't be.
+    pub fn into_parts(mut self) -> Result<Parts, Error> {
         let Identity { cluster, node, .. } = self.identity;
         if cluster == ClusterId(0) {
             return Err(Error::NotBegun { path: self.folder });
         }
         let path = state_path(&self.folder, node);
-        let state_machine = SqliteStateMachine::open(path.clone(), cluster, self.lock.clone())?;
+        let snapshots = Arc::new(SnapshotFolder::open(&self.folder, self.lock.clone())?);
+        self.finish_install(&path, &snapshots)?;
+        self.refuse_state_behind(&path)?;
+        snapshots.clean()?;
+        let file = Arc::new(StateFile::new(path.clone(), self.lock.clone()));
+        let state_machine = SqliteStateMachine::open(file.clone(), cluster, snapshots)?;
         sync_folder(&self.folder).map_err(|source| Error::Unwritable { path: self.folder.clone(), source })?;
         self.refuse_state_ahead(&path, state_machine.position())?;
-        let reader = Reader::open(path, self.lock)?;
+        let reader = Reader::open(file)?;
         Ok(Parts { log: self.log, state_machine, reader })
+    }
+
+    /// Finishes what was begun if the log says that its snapshot is to replace the state: the log decides.
+    fn finish_install(&mut self, state: &Path, snapshots: &SnapshotFolder) -> Result<(), Error> {
+        let Beginning { snapshot, must_install } = self.log.beginning();
+        if !must_install {
+            return Ok(());
+        }
+        let (last, staged) = (snapshot.last, snapshots.received(snapshot.last));
+        // A state that lacks its write-ahead log, since the swap had begun, may not even be readable.
+        let applied = SqliteStateMachine::peek_applied(state);
+        if !applied.as_ref().is_ok_and(|applied| applied.index >= last.index) {
+            if !staged.exists() {
+                let (path, applied) = (state.to_owned(), applied?);
+                return Err(Error::SnapshotMissing { path, staged, applied, snapshot: last });
+            }
+            swap(state, &staged).map_err(Error::io("replacing the state by a snapshot in", state))?;
+        }
+        self.log.note_installed()
+    }
+
+    /// The log has dropped entries only because the state held them: if it does not, it was lost.
+    fn refuse_state_behind(&self, path: &Path) -> Result<(), Error> {
+        let snapshot = self.log.beginning().snapshot.last;
+        if snapshot == EntryId::ZERO {
+            return Ok(());
+        }
+        let applied = SqliteStateMachine::peek_applied(path)?;
+        if applied.index >= snapshot.index {
+            return Ok(());
+        }
+        Err(Error::StateBehind { path: path.to_owned(), applied, snapshot })
     }
 
     /// A log that has not begun has led to no state: if there is one, the log was lost.

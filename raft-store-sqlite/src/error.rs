@@ -1,7 +1,7 @@
 //! Everything that can go wrong here, and whose fault it is.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use raft_core::types::{ClusterId, EntryId, Index, NodeId};
 
@@ -80,6 +80,58 @@ pub enum Error {
         applied: EntryId,
         /// The last index of the log.
         last: Index,
+    },
+    /// A state that lacks entries which its log has dropped, since the state held them, durably.
+    #[error(
+        "the state in {} has applied entry {applied}, but its log begins only after {snapshot}: the state was lost, or \
+         replaced by an older one; put the right file back, or remove this node from the cluster and let it join again \
+         with an empty folder",
+        path.display()
+    )]
+    StateBehind {
+        /// The state file.
+        path: PathBuf,
+        /// The last entry applied.
+        applied: EntryId,
+        /// The entry that the log begins after.
+        snapshot: EntryId,
+    },
+    /// A snapshot that the log says is to replace the state is gone.
+    #[error(
+        "the state in {} has applied entry {applied}, and is to be replaced by the snapshot at {snapshot}, but {} is not \
+         there: put it back, or remove this node from the cluster and let it join again with an empty folder",
+        path.display(), staged.display()
+    )]
+    SnapshotMissing {
+        /// The state file.
+        path: PathBuf,
+        /// Where the snapshot should be.
+        staged: PathBuf,
+        /// The last entry applied.
+        applied: EntryId,
+        /// The last entry that the snapshot includes.
+        snapshot: EntryId,
+    },
+    /// A snapshot from a peer is not what it should be. It is thrown away, and can be received again.
+    #[error("the snapshot at {last} can't be used: {what}")]
+    InvalidSnapshot {
+        /// The last entry that it should include.
+        last: EntryId,
+        /// What does not fit.
+        what: String,
+    },
+    /// A snapshot is not received in order. It can be begun again.
+    #[error("a piece of a snapshot does not fit: {0}")]
+    OutOfOrder(String),
+    /// The file system failed.
+    #[error("{doing} {} failed: {source}", path.display())]
+    Io {
+        /// What was being done.
+        doing: &'static str,
+        /// To which file or folder.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
     },
     /// A file of another program, or none at all.
     #[error("{} is not a file of RaftKV: move it away, or give another folder", path.display())]
@@ -199,5 +251,10 @@ impl Error {
     /// For `map_err`: names what SQLite was doing.
     pub(crate) fn sqlite(doing: &'static str) -> impl FnOnce(rusqlite::Error) -> Self {
         move |source| Self::Sqlite { doing, source }
+    }
+
+    /// For `map_err`: names what was being done to which file.
+    pub(crate) fn io(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::Io { doing, path: path.to_owned(), source }
     }
 }

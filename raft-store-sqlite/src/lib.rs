@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | `raft_log_<id>.db` | entries with checksums, the hard state, who the node is | it survives a power loss |
 //! | `raft_node_<id>.db` | keys, the users' tables, sessions, what was applied | whole, if behind the log |
+//! | `snapshots/` | copies of states on their way to another node, or from one | none: they can be sent again |
 //!
 //! [`DataDir`] opens a node's folder and locks it. It hands out the [`Parts`]: the log and the state machine, which
 //! implement the ports of `raft-core`, and a [`Reader`]. What is replicated is a [`Command`], encoded; what comes of it
@@ -52,9 +53,12 @@ mod folder;
 pub mod limits;
 mod log;
 mod moment;
+mod position;
 mod reader;
 mod sandbox;
 mod schema;
+mod snapshot;
+mod state_file;
 mod state_machine;
 
 pub use command::{Answer, Command, Operation, Outcome, Parameter, SessionId, Statement, StatementResult, Value};

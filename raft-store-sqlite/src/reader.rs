@@ -1,7 +1,6 @@
 //! Reading the state while it is written.
 
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -12,17 +11,18 @@ use rusqlite::{Batch, Connection, ErrorCode};
 use crate::command::{Statement, StatementResult, check_key, check_statements};
 use crate::error::Error;
 use crate::execution::{self, Budget, Failure, first_word};
-use crate::folder::FolderLock;
 use crate::moment::{Moment, now_ms, random_seed};
-use crate::sandbox::{Fence, Sandbox};
-use crate::schema::{self, run};
-use crate::state_machine::{KeyValue, Position, find};
+use crate::position::Position;
+use crate::sandbox::Fence;
+use crate::schema::run;
+use crate::state_file::{ReadConnection, StateFile};
+use crate::state_machine::{KeyValue, find};
 
 /// Reads a node's state, on connections of its own: it never holds up the writer, nor does the writer hold it up. Each
 /// call sees one state, the latest that was applied when it began.
 #[derive(Clone)]
 pub struct Reader {
-    pool: Arc<Pool>,
+    file: Arc<StateFile>,
     limits: ReadLimits,
 }
 
@@ -64,17 +64,16 @@ pub enum Kind {
 }
 
 impl Reader {
-    pub(crate) fn open(path: PathBuf, lock: Arc<FolderLock>) -> Result<Self, Error> {
-        let pool = Pool { path, idle: Mutex::new(Vec::new()), _lock: lock };
-        let first = ReadConnection::open(&pool.path)?;
-        pool.give_back(first);
-        Ok(Self { pool: Arc::new(pool), limits: ReadLimits::default() })
+    pub(crate) fn open(file: Arc<StateFile>) -> Result<Self, Error> {
+        let first = file.take()?;
+        file.give_back(first);
+        Ok(Self { file, limits: ReadLimits::default() })
     }
 
     /// The same reader with other limits.
     #[must_use]
     pub fn with_limits(&self, limits: ReadLimits) -> Self {
-        Self { pool: self.pool.clone(), limits }
+        Self { file: self.file.clone(), limits }
     }
 
     /// The key with its value, if it is there.
@@ -130,18 +129,18 @@ impl Reader {
     /// values, [`Error::TooLarge`] for what is over a limit. Certainly nothing happened.
     pub fn prepare(&self, statements: &[Statement]) -> Result<Kind, Error> {
         check_statements(statements)?;
-        let mut taken = self.pool.take()?;
-        let sorted = taken.sort(statements);
-        self.pool.give_back(taken);
+        let taken = self.file.take()?;
+        let sorted = sort(&taken, statements);
+        self.file.give_back(taken);
         sorted
     }
 
     /// Reads something in one snapshot, within the time limit.
     fn look<T>(&self, read: impl FnOnce(&ReadConnection) -> Result<T, Failure>) -> Result<Seen<T>, Error> {
-        let connection = self.pool.take()?;
+        let connection = self.file.take()?;
         let limit = self.limits.time;
         connection.deadline.set(Some(Instant::now() + limit));
-        let seen = connection.snapshot(read);
+        let seen = in_snapshot(&connection, read);
         connection.deadline.set(None);
         let seen = seen.map_err(|failure| match failure {
             Failure::Statement(message) => Error::Statement(message),
@@ -151,81 +150,36 @@ impl Reader {
             }
             Failure::Sqlite(source) => Error::Sqlite { doing: "reading the state", source },
         });
-        self.pool.give_back(connection);
+        self.file.give_back(connection);
         seen
     }
 }
 
-/// Connections that nobody uses right now.
-struct Pool {
-    path: PathBuf,
-    idle: Mutex<Vec<ReadConnection>>,
-    _lock: Arc<FolderLock>,
+/// Reads something in one snapshot.
+fn in_snapshot<T>(
+    reading: &ReadConnection,
+    read: impl FnOnce(&ReadConnection) -> Result<T, Failure>,
+) -> Result<Seen<T>, Failure> {
+    run(&reading.connection, "BEGIN").map_err(Failure::Sqlite)?;
+    let seen = Position::read(&reading.connection).map_err(Failure::Sqlite).and_then(|position| {
+        let value = read(reading)?;
+        Ok(Seen { revision: position.revision, applied: position.applied, value })
+    });
+    // There is nothing to keep, and where it fails the connection is thrown away.
+    let _ = run(&reading.connection, "ROLLBACK");
+    seen
 }
 
-impl Pool {
-    /// How many connections are kept while nobody uses them.
-    const KEPT: usize = 8;
-
-    fn take(&self) -> Result<ReadConnection, Error> {
-        let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        idle.map_or_else(|| ReadConnection::open(&self.path), Ok)
+fn sort(reading: &ReadConnection, statements: &[Statement]) -> Result<Kind, Error> {
+    let fence = reading.sandbox.enter(Moment::default());
+    let mut sorted = Sorted::default();
+    for statement in statements {
+        sorted.add(&reading.connection, &fence, statement)?;
     }
-
-    fn give_back(&self, connection: ReadConnection) {
-        // One that is still in a transaction would show the past.
-        if !connection.connection.is_autocommit() {
-            return;
-        }
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        if idle.len() < Self::KEPT {
-            idle.push(connection);
-        }
+    if sorted.writes && sorted.explains {
+        return Err(Error::Refused("EXPLAIN is not allowed in a command that writes: send it alone".into()));
     }
-}
-
-struct ReadConnection {
-    connection: Connection,
-    sandbox: Sandbox,
-    deadline: Deadline,
-}
-
-impl ReadConnection {
-    fn open(path: &Path) -> Result<Self, Error> {
-        let mut connection = schema::open_to_read(path)?;
-        let doing = "opening the state for reading";
-        let sandbox = Sandbox::install(&mut connection).map_err(Error::sqlite(doing))?;
-        let deadline = Deadline::default();
-        let watched = deadline.clone();
-        /// How many of SQLite's steps go by between looks at the clock: some tenths of a millisecond.
-        const STEPS: i32 = 10_000;
-        connection.progress_handler(STEPS, Some(move || watched.is_past())).map_err(Error::sqlite(doing))?;
-        Ok(Self { connection, sandbox, deadline })
-    }
-
-    /// Reads something in one snapshot.
-    fn snapshot<T>(&self, read: impl FnOnce(&Self) -> Result<T, Failure>) -> Result<Seen<T>, Failure> {
-        run(&self.connection, "BEGIN").map_err(Failure::Sqlite)?;
-        let seen = Position::read(&self.connection).map_err(Failure::Sqlite).and_then(|position| {
-            let value = read(self)?;
-            Ok(Seen { revision: position.revision, applied: position.applied, value })
-        });
-        // There is nothing to keep, and where it fails the connection is thrown away.
-        let _ = run(&self.connection, "ROLLBACK");
-        seen
-    }
-
-    fn sort(&mut self, statements: &[Statement]) -> Result<Kind, Error> {
-        let fence = self.sandbox.enter(Moment::default());
-        let mut sorted = Sorted::default();
-        for statement in statements {
-            sorted.add(&self.connection, &fence, statement)?;
-        }
-        if sorted.writes && sorted.explains {
-            return Err(Error::Refused("EXPLAIN is not allowed in a command that writes: send it alone".into()));
-        }
-        Ok(if sorted.writes { Kind::Write } else { Kind::Read })
-    }
+    Ok(if sorted.writes { Kind::Write } else { Kind::Read })
 }
 
 /// What the statements of a command do, taken together.
@@ -298,18 +252,4 @@ fn must_read(compiled: &rusqlite::Statement<'_>) -> Result<(), Failure> {
         return Ok(());
     }
     Err(Failure::Refused("a read can't change anything".into()))
-}
-
-/// When a read must be over.
-#[derive(Clone, Default)]
-struct Deadline(Arc<Mutex<Option<Instant>>>);
-
-impl Deadline {
-    fn set(&self, deadline: Option<Instant>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = deadline;
-    }
-
-    fn is_past(&self) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_some_and(|deadline| Instant::now() > deadline)
-    }
 }

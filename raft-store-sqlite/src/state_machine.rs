@@ -14,18 +14,21 @@ mod kv;
 mod session;
 mod sql;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
-use raft_core::port::StateMachine;
-use raft_core::types::{ClusterId, Entry, EntryId, Index, Payload, Term};
-use rusqlite::{Connection, Row};
+use raft_core::port::{Capture, Staging, StateMachine};
+use raft_core::types::{ClusterId, Entry, EntryId, Payload, Snapshot};
+use rusqlite::Connection;
+use rusqlite::config::DbConfig;
 
 use crate::command::{Answer, Command, Operation, Outcome};
 use crate::error::Error;
-use crate::folder::FolderLock;
+use crate::position::{Position, expect_cluster};
 use crate::sandbox::{self, Sandbox};
 use crate::schema::{self, run};
+use crate::snapshot::{Captures, SnapshotFolder};
+use crate::state_file::StateFile;
 use session::Standing;
 
 pub use kv::KeyValue;
@@ -37,50 +40,23 @@ pub(crate) use kv::find;
 pub struct SqliteStateMachine {
     connection: Connection,
     sandbox: Sandbox,
-    path: PathBuf,
     position: Position,
     schema: SchemaWatch,
+    file: Arc<StateFile>,
+    cluster: ClusterId,
+    snapshots: Arc<SnapshotFolder>,
+    captures: Captures,
+    /// What certainly survives a power loss, if known.
+    durable: Option<EntryId>,
     failed: bool,
-    _lock: Arc<FolderLock>,
 }
 
-/// What `raft_meta` says besides the cluster.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Position {
-    /// The last entry that was applied.
-    pub(crate) applied: EntryId,
-    /// The number of changes to keys so far, plus one.
-    pub(crate) revision: u64,
-    /// The time of the last command, in milliseconds since 1970. Never falls.
-    time_ms: u64,
-}
-
-impl Position {
-    /// Reads it.
-    pub(crate) fn read(connection: &Connection) -> rusqlite::Result<Self> {
-        let sql = "SELECT applied_index, applied_term, revision, time_ms FROM raft_meta";
-        connection.prepare_cached(sql)?.query_row([], |row| {
-            Ok(Self {
-                applied: EntryId::new(Index(row.get(0)?), Term(row.get(1)?)),
-                revision: row.get(2)?,
-                time_ms: row.get(3)?,
-            })
-        })
-    }
-
-    /// Moves the time on to that of a command, if it is later.
-    fn advance_time(&mut self, time_ms: u64) {
-        /// The end of the year 9999, where SQLite's calendar ends. A leader's clock may be wrong, but no command may
-        /// stop the nodes.
-        const LAST_MS: u64 = 253_402_300_799_999;
-        self.time_ms = self.time_ms.max(time_ms.min(LAST_MS));
-    }
-
-    fn write(&self, connection: &Connection) -> rusqlite::Result<()> {
-        let sql = "UPDATE raft_meta SET applied_index = ?1, applied_term = ?2, revision = ?3, time_ms = ?4";
-        let row = (self.applied.index.0, self.applied.term.0, self.revision, self.time_ms);
-        connection.prepare_cached(sql)?.execute(row).map(|_| ())
-    }
+/// A state file, open for writing.
+struct Opened {
+    connection: Connection,
+    sandbox: Sandbox,
+    position: Position,
+    schema: SchemaWatch,
 }
 
 /// What must be known of the tables that clients have made.
@@ -116,26 +92,29 @@ enum Ran {
 
 impl SqliteStateMachine {
     /// Opens the state of a node of `cluster`, and makes it if it is not there.
-    pub(crate) fn open(path: PathBuf, cluster: ClusterId, lock: Arc<FolderLock>) -> Result<Self, Error> {
-        let mut connection = schema::open(&path, &schema::STATE, |connection| {
-            let first = "INSERT INTO raft_meta (one, cluster_id, applied_index, applied_term, revision, time_ms)
-                         VALUES (1, ?1, 0, 0, 1, 0)";
-            connection.execute(first, [cluster.to_string()]).map(|_| ())
-        })?;
-        expect_cluster(&connection, &path, cluster)?;
-        let doing = "opening the state";
-        let position = Position::read(&connection).map_err(Error::sqlite(doing))?;
-        let sandbox = Sandbox::install(&mut connection).map_err(Error::sqlite(doing))?;
-        sandbox.bound_steps(&mut connection).map_err(Error::sqlite(doing))?;
-        let own = sandbox::own_schema(&connection).map_err(Error::sqlite(doing))?;
-        let schema = SchemaWatch { own, seen: None };
-        Ok(Self { connection, sandbox, path, position, schema, failed: false, _lock: lock })
+    pub(crate) fn open(
+        file: Arc<StateFile>,
+        cluster: ClusterId,
+        snapshots: Arc<SnapshotFolder>,
+    ) -> Result<Self, Error> {
+        let Opened { connection, sandbox, position, schema } = Opened::open(file.path(), cluster)?;
+        let captures = Captures::new(snapshots.clone());
+        let durable = None;
+        Ok(Self { connection, sandbox, position, schema, file, cluster, snapshots, captures, durable, failed: false })
     }
 
-    /// What a state file says was applied, without any check.
+    /// What a state file says was applied, without any check. Zero if there is none, or none that holds anything.
     pub(crate) fn peek_applied(path: &Path) -> Result<EntryId, Error> {
+        if !path.exists() {
+            return Ok(EntryId::ZERO);
+        }
+        let doing = "reading the state";
         let connection = schema::open_to_read(path)?;
-        Position::read(&connection).map(|position| position.applied).map_err(Error::sqlite("reading the state"))
+        let holds_state = "SELECT count(*) FROM sqlite_schema WHERE name = 'raft_meta'";
+        if connection.query_row(holds_state, [], |row| row.get::<_, u64>(0)).map_err(Error::sqlite(doing))? == 0 {
+            return Ok(EntryId::ZERO);
+        }
+        Position::read(&connection).map(|position| position.applied).map_err(Error::sqlite(doing))
     }
 
     /// The last entry that was applied.
@@ -264,6 +243,46 @@ impl SqliteStateMachine {
         Ok(())
     }
 
+    /// Makes all that was committed durable: a commit does so for those before it, if SQLite is told to wait for the disk.
+    fn sync(&self) -> rusqlite::Result<()> {
+        self.connection.pragma_update(None, "synchronous", "FULL")?;
+        run(&self.connection, "BEGIN IMMEDIATE")?;
+        self.commit()?;
+        self.connection.pragma_update(None, "synchronous", "NORMAL")
+    }
+
+    /// Puts the staged file in the place of the state, and goes on with it.
+    fn replace_state(&mut self, snapshot: &Snapshot) -> Result<(), Error> {
+        let staged = self.snapshots.received(snapshot.last);
+        if !staged.exists() {
+            let (path, applied) = (self.file.path().to_owned(), self.position.applied);
+            return Err(Error::SnapshotMissing { path, staged, applied, snapshot: snapshot.last });
+        }
+        // The old file's write-ahead log must not be moved into anything any more.
+        let leave = self.connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true);
+        leave.map_err(Error::sqlite("closing the old state"))?;
+        let opened = self.file.replace(&staged, |path| Opened::open(path, self.cluster))?;
+        let Opened { connection, sandbox, position, schema } = opened;
+        (self.connection, self.sandbox, self.position, self.schema) = (connection, sandbox, position, schema);
+        if self.position.applied != snapshot.last {
+            let what = format!("it has applied {}, not {}", self.position.applied, snapshot.last);
+            return Err(Error::InvalidSnapshot { last: snapshot.last, what });
+        }
+        self.durable = Some(snapshot.last);
+        self.snapshots.forget_received(snapshot.last.index)
+    }
+
+    /// Does what touches the file, unless it failed before; if it fails or panics now, this was the last time.
+    fn guarded<T>(&mut self, action: impl FnOnce(&mut Self) -> Result<T, Error>) -> Result<T, Error> {
+        if self.failed {
+            return Err(Error::Poisoned { path: self.file.path().to_owned() });
+        }
+        self.failed = true;
+        let done = action(self)?;
+        self.failed = false;
+        Ok(done)
+    }
+
     /// What there is to know of the tables.
     fn seen_schema(&mut self) -> rusqlite::Result<Seen> {
         if let Some(seen) = self.schema.seen {
@@ -289,17 +308,59 @@ impl StateMachine for SqliteStateMachine {
     /// Applies the entries. In rare cases (see the module's text) in several transactions, each whole, with the
     /// position of its last entry.
     fn apply(&mut self, entries: &[Entry]) -> Result<Vec<Option<Answer>>, Error> {
-        if self.failed {
-            return Err(Error::Poisoned { path: self.path.clone() });
-        }
         let Some(first) = entries.first() else { return Ok(Vec::new()) };
         assert!(first.id.index == self.position.applied.index.next(), "entries are applied in order, each once");
-        // Stays so if anything panics as well.
-        self.failed = true;
-        let steps = entries.iter().map(decode).collect::<Result<Vec<_>, _>>()?;
-        let answers = self.apply_all(&steps)?;
-        self.failed = false;
-        Ok(answers)
+        self.guarded(|state| {
+            let steps = entries.iter().map(decode).collect::<Result<Vec<_>, _>>()?;
+            state.apply_all(&steps)
+        })
+    }
+
+    fn take_snapshot(&mut self) -> Result<EntryId, Error> {
+        let applied = self.position.applied;
+        if self.durable != Some(applied) {
+            self.guarded(|state| state.sync().map_err(Error::sqlite("making the state durable")))?;
+            self.durable = Some(applied);
+            self.snapshots.forget_received(applied.index)?;
+        }
+        Ok(applied)
+    }
+
+    /// The copy shows the state as it is now, and is made when it is first read. Until then, and while it is made, no page of
+    /// the state's write-ahead log is used again.
+    fn capture(&mut self) -> Result<Box<dyn Capture>, Error> {
+        self.guarded(|state| state.captures.begin(state.file.path(), state.position.applied))
+    }
+
+    fn staging(&self) -> Arc<dyn Staging> {
+        self.snapshots.staging(self.cluster)
+    }
+
+    /// Reads that are under way end on the old state.
+    ///
+    /// # Panics
+    /// If the snapshot is not ahead of the state.
+    fn install(&mut self, snapshot: &Snapshot) -> Result<(), Error> {
+        assert!(snapshot.last.index > self.position.applied.index, "a state is replaced by a later one");
+        self.guarded(|state| state.replace_state(snapshot))
+    }
+}
+
+impl Opened {
+    fn open(path: &Path, cluster: ClusterId) -> Result<Self, Error> {
+        let mut connection = schema::open(path, &schema::STATE, |connection| {
+            let first = "INSERT INTO raft_meta (one, cluster_id, applied_index, applied_term, revision, time_ms)
+                         VALUES (1, ?1, 0, 0, 1, 0)";
+            connection.execute(first, [cluster.to_string()]).map(|_| ())
+        })?;
+        expect_cluster(&connection, path, cluster)?;
+        let doing = "opening the state";
+        let position = Position::read(&connection).map_err(Error::sqlite(doing))?;
+        let sandbox = Sandbox::install(&mut connection).map_err(Error::sqlite(doing))?;
+        sandbox.bound_steps(&mut connection).map_err(Error::sqlite(doing))?;
+        let own = sandbox::own_schema(&connection).map_err(Error::sqlite(doing))?;
+        let schema = SchemaWatch { own, seen: None };
+        Ok(Self { connection, sandbox, position, schema })
     }
 }
 
@@ -333,17 +394,4 @@ fn schema_version(connection: &Connection) -> rusqlite::Result<i64> {
 
 fn is_constraint(error: &rusqlite::Error) -> bool {
     error.sqlite_error_code() == Some(rusqlite::ErrorCode::ConstraintViolation)
-}
-
-fn expect_cluster(connection: &Connection, path: &Path, cluster: ClusterId) -> Result<(), Error> {
-    let read = |row: &Row<'_>| row.get::<_, String>(0);
-    let stored = connection
-        .query_row("SELECT cluster_id FROM raft_meta", [], read)
-        .map_err(Error::sqlite("reading the cluster's id"))?;
-    let damaged = |_| Error::DamagedFile { path: path.to_owned(), what: format!("{stored:?} is not a cluster's id") };
-    let stored = ClusterId(u64::from_str_radix(&stored, 16).map_err(damaged)?);
-    if stored == cluster {
-        return Ok(());
-    }
-    Err(Error::OtherCluster { path: path.to_owned(), stored, given: cluster })
 }

@@ -1,0 +1,62 @@
+//! Where a state stands: what was applied to it, and whose it is.
+
+use std::path::Path;
+
+use raft_core::types::{ClusterId, EntryId, Index, Term};
+use rusqlite::{Connection, Row};
+
+use crate::error::Error;
+
+/// What `raft_meta` says besides the cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Position {
+    /// The last entry that was applied.
+    pub(crate) applied: EntryId,
+    /// The number of changes to keys so far, plus one.
+    pub(crate) revision: u64,
+    /// The time of the last command, in milliseconds since 1970. Never falls.
+    pub(crate) time_ms: u64,
+}
+
+impl Position {
+    /// Reads it.
+    pub(crate) fn read(connection: &Connection) -> rusqlite::Result<Self> {
+        let sql = "SELECT applied_index, applied_term, revision, time_ms FROM raft_meta";
+        connection.prepare_cached(sql)?.query_row([], |row| {
+            Ok(Self {
+                applied: EntryId::new(Index(row.get(0)?), Term(row.get(1)?)),
+                revision: row.get(2)?,
+                time_ms: row.get(3)?,
+            })
+        })
+    }
+
+    /// Moves the time on to that of a command, if it is later.
+    pub(crate) fn advance_time(&mut self, time_ms: u64) {
+        /// The end of the year 9999, where SQLite's calendar ends. A leader's clock may be wrong, but no command may
+        /// stop the nodes.
+        const LAST_MS: u64 = 253_402_300_799_999;
+        self.time_ms = self.time_ms.max(time_ms.min(LAST_MS));
+    }
+
+    /// Writes it.
+    pub(crate) fn write(&self, connection: &Connection) -> rusqlite::Result<()> {
+        let sql = "UPDATE raft_meta SET applied_index = ?1, applied_term = ?2, revision = ?3, time_ms = ?4";
+        let row = (self.applied.index.0, self.applied.term.0, self.revision, self.time_ms);
+        connection.prepare_cached(sql)?.execute(row).map(|_| ())
+    }
+}
+
+/// Checks that a state is of `cluster`.
+pub(crate) fn expect_cluster(connection: &Connection, path: &Path, cluster: ClusterId) -> Result<(), Error> {
+    let read = |row: &Row<'_>| row.get::<_, String>(0);
+    let stored = connection
+        .query_row("SELECT cluster_id FROM raft_meta", [], read)
+        .map_err(Error::sqlite("reading the cluster's id"))?;
+    let damaged = |_| Error::DamagedFile { path: path.to_owned(), what: format!("{stored:?} is not a cluster's id") };
+    let stored = ClusterId(u64::from_str_radix(&stored, 16).map_err(damaged)?);
+    if stored == cluster {
+        return Ok(());
+    }
+    Err(Error::OtherCluster { path: path.to_owned(), stored, given: cluster })
+}
