@@ -102,6 +102,11 @@ impl Clients {
         }
     }
 
+    /// A node gets a snapshot in place of entries: what became of those that clients wait for is not known there.
+    pub fn installed(&mut self, node: NodeId, index: Index) {
+        self.awaited.retain(|(asked, at), _| *asked != node || *at > index);
+    }
+
     /// A node is gone, and with it the outcome of what it was asked.
     pub fn lose_node(&mut self, node: NodeId) {
         self.open.retain(|(asked, _), _| *asked != node);

@@ -5,12 +5,13 @@ use std::mem;
 
 use raft_core::config::Config;
 use raft_core::effect::{Effect, RoleKind};
-use raft_core::input::Input;
-use raft_core::message::Envelope;
+use raft_core::input::{Input, LoadFailed};
+use raft_core::message::{Envelope, Message};
 use raft_core::port::Stored;
-use raft_core::types::{Entry, Index, NodeId, Payload, Term, WriteId};
+use raft_core::types::{Entry, Index, NodeId, Payload, Snapshot, Term, WriteId};
 
 use crate::clients::Clients;
+use crate::disk::Disk;
 use crate::machine::Machine;
 use crate::network::Network;
 use crate::oracle::{Oracle, Step};
@@ -32,6 +33,8 @@ pub struct Cluster {
     oracle: Oracle,
     clients: Clients,
     crashes: u64,
+    loads: u64,
+    installs: u64,
     /// The faults are over.
     calm: bool,
     recording: Recording,
@@ -60,6 +63,9 @@ pub struct Tally {
     pub lost: u64,
     pub truncations: u64,
     pub crashes: u64,
+    pub compactions: u64,
+    pub installs: u64,
+    pub loads: u64,
 }
 
 impl Tally {
@@ -74,6 +80,9 @@ impl Tally {
             lost: self.lost + other.lost,
             truncations: self.truncations + other.truncations,
             crashes: self.crashes + other.crashes,
+            compactions: self.compactions + other.compactions,
+            installs: self.installs + other.installs,
+            loads: self.loads + other.loads,
         }
     }
 }
@@ -94,6 +103,12 @@ enum Event {
         life: u64,
         input: Input,
     },
+    /// The driver of the node's `life` does what it was asked.
+    Work {
+        id: NodeId,
+        life: u64,
+        job: Job,
+    },
     Request,
     /// A client asks for a read at a node that has just woken up, before anything else that has come for it.
     ReadOnWaking(NodeId),
@@ -104,6 +119,28 @@ enum Event {
     Boot(NodeId),
 }
 
+/// What a driver does besides writing and applying.
+#[derive(Clone, Copy, Debug)]
+enum Job {
+    Load { from: Index, max_bytes: u64 },
+    TakeSnapshot,
+    CaptureSnapshot { to: NodeId },
+}
+
+/// Entries from `from` on, as a store reads them.
+fn read(disk: &Disk, from: Index, max_bytes: u64) -> Result<Vec<Entry>, LoadFailed> {
+    let rest = disk.written().stored.entries.iter().skip_while(|entry| entry.id.index < from);
+    let mut bytes = 0;
+    let fitting = rest.take_while(|entry| {
+        let is_first = bytes == 0;
+        bytes += entry.size_bytes();
+        is_first || bytes <= max_bytes
+    });
+    let entries: Vec<Entry> = fitting.cloned().collect();
+    let is_there = entries.first().is_some_and(|first| first.id.index == from);
+    if is_there { Ok(entries) } else { Err(LoadFailed) }
+}
+
 impl Event {
     /// The node that must run for this to happen.
     fn node(&self) -> Option<NodeId> {
@@ -111,6 +148,7 @@ impl Event {
             Self::Tick(id) | Self::Tell { id, .. } => Some(*id),
             Self::Deliver(envelope) => Some(envelope.to),
             Self::WriteDone { .. }
+            | Self::Work { .. }
             | Self::Request
             | Self::ReadOnWaking(_)
             | Self::Fault
@@ -146,9 +184,11 @@ impl Cluster {
             planned: 0,
             network: Network::new(scenario.network.clone()),
             machines: BTreeMap::new(),
-            oracle: Oracle::new(scenario.membership.clone(), &first),
+            oracle: Oracle::new(&first.entries),
             clients: Clients::default(),
             crashes: 0,
+            loads: 0,
+            installs: 0,
             calm: false,
             recording,
             trace: Vec::new(),
@@ -183,6 +223,9 @@ impl Cluster {
             lost: self.clients.lost,
             truncations: self.oracle.truncations,
             crashes: self.crashes,
+            compactions: self.oracle.compactions,
+            installs: self.installs,
+            loads: self.loads,
         }
     }
 
@@ -233,6 +276,7 @@ impl Cluster {
             }
             Event::Request => self.request(),
             Event::ReadOnWaking(id) => self.read(id),
+            Event::Work { id, life, job } => self.work(id, life, job),
             Event::Fault => self.fault(),
             Event::Mend => self.network.cut(BTreeSet::new()),
             Event::Boot(id) => self.boot(id),
@@ -254,7 +298,7 @@ impl Cluster {
         let before = mem::replace(&mut machine.status, node.status());
         for effect in &effects {
             if let Effect::Persist(write) = effect {
-                machine.disk.write(write.clone());
+                machine.disk.write(write.clone(), self.oracle.committed());
             }
         }
         if let Some(line) = line {
@@ -286,14 +330,14 @@ impl Cluster {
     fn carry_out(&mut self, id: NodeId, effect: Effect) {
         match effect {
             Effect::Persist(write) => self.plan_write(id, write.id),
-            Effect::Send(envelope) => {
-                for delay in self.network.delays(&mut self.random) {
-                    self.plan_at(self.now + delay, Event::Deliver(envelope.clone()));
-                }
-            }
+            Effect::Send(envelope) => self.send(id, envelope),
             Effect::Apply(entries) => self.apply(id, &entries),
+            Effect::Load { from, max_bytes } => self.load(id, from, max_bytes),
+            Effect::TakeSnapshot(_) => self.later(id, Job::TakeSnapshot),
+            Effect::CaptureSnapshot { to } => self.later(id, Job::CaptureSnapshot { to }),
+            Effect::InstallSnapshot(snapshot) => self.install(id, &snapshot),
             Effect::Appended { id: request, first, count } => {
-                let log = &self.machines[&id].disk.written().entries;
+                let log = &self.machines[&id].disk.written().log;
                 self.clients.appended(id, request, first, count, log);
             }
             Effect::ServeRead { id: request, index } => {
@@ -301,11 +345,7 @@ impl Cluster {
             }
             Effect::Refuse { id: request, .. } => self.clients.refused(id, request),
             Effect::Became { .. } | Effect::UseMembership(_) => (),
-            Effect::Load { .. }
-            | Effect::TakeSnapshot(_)
-            | Effect::CaptureSnapshot { .. }
-            | Effect::InstallSnapshot(_)
-            | Effect::SteppedDown { .. } => unreachable!("not in this simulation yet"),
+            Effect::SteppedDown { .. } => unreachable!("nobody asks for it"),
             Effect::Discard { .. } | Effect::Halt(_) => unreachable!("the oracle allows neither"),
         }
     }
@@ -317,6 +357,63 @@ impl Cluster {
         let (life, input) = (machine.life, Input::Applied(machine.applied().index));
         self.clients.applied(id, entries);
         self.plan(0..TICK, Event::Tell { id, life, input });
+    }
+
+    // Snapshots, and entries that have left memory.
+
+    /// Sends a message. Whoever sends a snapshot is mostly told of its end.
+    fn send(&mut self, id: NodeId, envelope: Envelope) {
+        let delays = self.network.delays(&mut self.random);
+        if let Message::InstallSnapshot(_) = envelope.message
+            && (self.calm || !self.random.percent(5))
+        {
+            let life = self.machines[&id].life;
+            let input = Input::SnapshotSent { to: envelope.to, arrived: !delays.is_empty() };
+            let end = self.now + delays.first().copied().unwrap_or(TICK);
+            self.plan_at(end, Event::Tell { id, life, input });
+        }
+        for delay in delays {
+            self.plan_at(self.now + delay, Event::Deliver(envelope.clone()));
+        }
+    }
+
+    fn load(&mut self, id: NodeId, from: Index, max_bytes: u64) {
+        self.loads += 1;
+        self.later(id, Job::Load { from, max_bytes });
+    }
+
+    /// Plans what the node's driver does in its own time.
+    fn later(&mut self, id: NodeId, job: Job) {
+        let life = self.machines[&id].life;
+        self.plan(0..3 * TICK, Event::Work { id, life, job });
+    }
+
+    fn work(&mut self, id: NodeId, life: u64, job: Job) {
+        let fails = !self.calm && self.random.percent(10);
+        let machine = self.machines.get_mut(&id).expect("all nodes have machines");
+        if machine.life != life || machine.node.is_none() {
+            return;
+        }
+        let input = match job {
+            Job::Load { from, .. } if fails => Input::Loaded { from, entries: Err(LoadFailed) },
+            Job::Load { from, max_bytes } => Input::Loaded { from, entries: read(&machine.disk, from, max_bytes) },
+            Job::TakeSnapshot => {
+                machine.save();
+                Input::SnapshotTaken(machine.applied().index)
+            }
+            Job::CaptureSnapshot { to } if fails => Input::SnapshotSent { to, arrived: false },
+            Job::CaptureSnapshot { to } => Input::SnapshotCaptured { to, index: machine.applied().index },
+        };
+        self.plan(0..TICK, Event::Tell { id, life, input });
+    }
+
+    fn install(&mut self, id: NodeId, snapshot: &Snapshot) {
+        let machine = self.machines.get_mut(&id).expect("all nodes have machines");
+        machine.install(snapshot);
+        self.installs += 1;
+        let (life, index) = (machine.life, snapshot.last.index);
+        self.clients.installed(id, index);
+        self.plan(0..TICK, Event::Tell { id, life, input: Input::Applied(index) });
     }
 
     // Disks.
@@ -409,7 +506,7 @@ impl Cluster {
         let machine = self.machines.get_mut(&id).expect("all nodes have machines");
         if machine.node.is_none() {
             machine.disk_busy_until = self.now;
-            machine.boot(config);
+            machine.boot(config, &mut self.random);
             self.note(|_| format!("       {id} starts"));
         }
     }
@@ -532,10 +629,9 @@ impl Cluster {
 
     fn check_end(&self) {
         assert!(self.is_equal(), "nodes differ: {:#?}", self.statuses());
-        let committed: Vec<&Entry> = self.oracle.committed().collect();
+        let committed = self.oracle.committed();
         for (id, machine) in &self.machines {
-            let log: Vec<&Entry> = machine.disk.durable().entries.iter().collect();
-            assert!(log == committed, "the log of {id} is not what was committed");
+            assert!(machine.disk.durable().log == committed, "the log of {id} is not what was committed");
         }
         let is_committed = |id| committed.iter().any(|entry| entry.id == id);
         assert!(self.clients.acknowledged().iter().all(|&id| is_committed(id)), "an acknowledged command is lost");

@@ -6,7 +6,6 @@
 
 mod clients;
 mod cluster;
-#[path = "../common/disk.rs"]
 mod disk;
 mod machine;
 mod network;
@@ -66,7 +65,7 @@ fn every_cluster_stays_safe_and_recovers() {
     let seeds = number("RAFT_SEEDS").unwrap_or(SEEDS);
     let tally = sweep(seeds);
     println!("{seeds} seeds: {tally:?}");
-    let Tally { reigns, committed, acknowledged, reads_served, refused, lost, truncations, crashes } = tally;
+    let Tally { reigns, committed, acknowledged, reads_served, refused, lost, truncations, crashes, .. } = tally;
     let least = [
         ("elections", reigns, 2),
         ("committed entries", committed, 10),
@@ -80,7 +79,14 @@ fn every_cluster_stays_safe_and_recovers() {
             "only {seen} {what} in {seeds} seeds: the simulation is too tame to prove a thing"
         );
     }
-    let rare = [("overwritten commands", lost), ("truncations", truncations), ("crashes", crashes)];
+    let rare = [
+        ("overwritten commands", lost),
+        ("truncations", truncations),
+        ("crashes", crashes),
+        ("compactions", tally.compactions),
+        ("installed snapshots", tally.installs),
+        ("loads", tally.loads),
+    ];
     for (what, seen) in rare {
         assert!(seen > 0 || seeds < SEEDS, "no {what} in {seeds} seeds: the simulation is too tame to prove a thing");
     }

@@ -4,42 +4,36 @@
 use std::collections::{BTreeMap, HashMap};
 
 use raft_core::effect::{Effect, Persist, RoleKind};
-use raft_core::membership::Membership;
 use raft_core::message::{AppendResult, Envelope, Message};
-use raft_core::port::Stored;
 use raft_core::status::Status;
-use raft_core::types::{Entry, EntryId, HardState, Index, NodeId, Payload, Term};
+use raft_core::types::{Entry, EntryId, HardState, Index, NodeId, Payload, Snapshot, Term};
 
+use crate::disk::Image;
 use crate::machine::Machine;
 
 /// Everything that must stay true.
 #[derive(Clone, Debug)]
 pub struct Oracle {
-    membership: Membership,
     /// Who leads or has led a term, and the log with which it does. A leader only appends, so the log stays true after it is gone.
     reigns: BTreeMap<Term, Reign>,
     /// Every entry that ever was in a log, with the one before it.
     entries: HashMap<EntryId, (EntryId, Payload)>,
     /// From index 1.
-    committed: Vec<Committed>,
+    committed: Vec<Entry>,
+    /// The term of the leader that committed each of them, which may be later than the entry's own.
+    commit_terms: Vec<Term>,
     /// What each node can't forget any more.
     hard_states: BTreeMap<NodeId, HardState>,
     /// Every vote that was durable or known to another node.
     votes: BTreeMap<(NodeId, Term), NodeId>,
     pub truncations: u64,
+    pub compactions: u64,
 }
 
 #[derive(Clone, Debug)]
 struct Reign {
     leader: NodeId,
     log: Vec<EntryId>,
-}
-
-#[derive(Clone, Debug)]
-struct Committed {
-    entry: Entry,
-    /// The term of the leader that committed it, which may be later than the entry's own.
-    commit_term: Term,
 }
 
 /// What a node did.
@@ -53,17 +47,18 @@ pub struct Step<'a> {
 
 impl Oracle {
     /// An oracle for a cluster whose nodes all start with `first`.
-    pub fn new(membership: Membership, first: &Stored) -> Self {
+    pub fn new(first: &[Entry]) -> Self {
         let mut oracle = Self {
-            membership,
             reigns: BTreeMap::new(),
             entries: HashMap::new(),
             committed: Vec::new(),
+            commit_terms: Vec::new(),
             hard_states: BTreeMap::new(),
             votes: BTreeMap::new(),
             truncations: 0,
+            compactions: 0,
         };
-        oracle.check_log_matching(&[], &first.entries);
+        oracle.check_log_matching(&[], first);
         oracle
     }
 
@@ -73,8 +68,8 @@ impl Oracle {
     }
 
     /// What is committed, in order.
-    pub fn committed(&self) -> impl Iterator<Item = &Entry> {
-        self.committed.iter().map(|committed| &committed.entry)
+    pub fn committed(&self) -> &[Entry] {
+        &self.committed
     }
 
     /// How many terms had a leader.
@@ -97,6 +92,12 @@ impl Oracle {
             match effect {
                 Effect::Send(envelope) => self.check_message(envelope, disk.durable()),
                 Effect::Apply(entries) => self.check_apply(step, entries, disk.durable()),
+                Effect::InstallSnapshot(snapshot) => {
+                    let durable = &disk.durable().stored.snapshot;
+                    assert!(durable.last.index >= snapshot.last.index, "{} installs what its log does not rest on", step.id);
+                    self.check_snapshot(step.id, snapshot);
+                }
+                Effect::TakeSnapshot(snapshot) => self.check_snapshot(step.id, snapshot),
                 Effect::Discard { from, reason } => panic!("{} can't make sense of {from}: {reason}", step.id),
                 Effect::Halt(violation) => panic!("{} stops: {violation}", step.id),
                 _ => (),
@@ -105,8 +106,8 @@ impl Oracle {
     }
 
     /// A term never falls and a vote never changes, also over restarts (§5.1, §5.2).
-    pub fn check_durable(&mut self, id: NodeId, durable: &Stored) {
-        let new = durable.hard_state;
+    pub fn check_durable(&mut self, id: NodeId, durable: &Image) {
+        let new = durable.stored.hard_state;
         let old = self.hard_states.insert(id, new).unwrap_or_default();
         let vote_stays = new.term > old.term || old.vote.is_none() || new.vote == old.vote;
         assert!(new.term >= old.term && vote_stays, "{id} goes back from {old:?} to {new:?}");
@@ -120,11 +121,28 @@ impl Oracle {
         assert_eq!(first, candidate, "{voter} votes twice in term {term}");
     }
 
-    fn check_write(&mut self, step: Step<'_>, write: &Persist, written: &Stored) {
+    /// A snapshot includes committed entries only, and has the membership at its last (§7).
+    fn check_snapshot(&self, id: NodeId, snapshot: &Snapshot) {
+        let Some(included) = self.committed.get(..snapshot.last.index.0 as usize) else {
+            panic!("the snapshot of {id} goes up to {}, which is not committed", snapshot.last);
+        };
+        assert_eq!(included.last().map(|entry| entry.id), Some(snapshot.last), "the snapshot of {id} is of another log");
+        let membership = included.iter().rev().find_map(|entry| match &entry.payload {
+            Payload::Membership(membership) => Some(membership),
+            Payload::Noop | Payload::Command(_) => None,
+        });
+        assert_eq!(Some(&snapshot.membership), membership, "the snapshot of {id} has another membership");
+    }
+
+    fn check_write(&mut self, step: Step<'_>, write: &Persist, written: &Image) {
         let stays_leader = is_leader(step.before) && is_leader(step.after);
         assert!(!stays_leader || write.truncate_from.is_none(), "leader {} truncates its log (append-only)", step.id);
         self.truncations += u64::from(write.truncate_from.is_some());
-        let (kept, new) = written.entries.split_at(written.entries.len() - write.entries.len());
+        for snapshot in write.compact.iter().chain(&write.install) {
+            self.check_snapshot(step.id, snapshot);
+        }
+        self.compactions += u64::from(write.compact.is_some());
+        let (kept, new) = written.log.split_at(written.log.len() - write.entries.len());
         self.check_log_matching(kept, new);
     }
 
@@ -138,17 +156,17 @@ impl Oracle {
         }
     }
 
-    fn check_status(&self, step: Step<'_>, durable: &Stored, written: &Stored) {
+    fn check_status(&self, step: Step<'_>, durable: &Image, written: &Image) {
         let Step { id, before, after, effects } = step;
         assert!(after.term >= before.term, "the term of {id} falls");
         assert!(after.commit_index >= before.commit_index, "the commit index of {id} falls");
         assert!(after.applied_index >= before.applied_index, "the applied index of {id} falls");
         assert!(after.applied_index <= after.commit_index, "{id} applies what is not committed");
-        assert_eq!(after.last_index.0, written.entries.len() as u64, "the log of {id} is not what it has written");
-        assert_eq!(after.term, written.hard_state.term, "the term of {id} is not what it has written");
+        assert_eq!(after.last_index.0, written.log.len() as u64, "the log of {id} is not what it has written");
+        assert_eq!(after.term, written.stored.hard_state.term, "the term of {id} is not what it has written");
         let claimed = after.durable_index.0 as usize;
         let truly_durable =
-            claimed <= durable.entries.len() && durable.entries[..claimed].last() == written.entries[..claimed].last();
+            claimed <= durable.log.len() && durable.log[..claimed].last() == written.log[..claimed].last();
         assert!(truly_durable, "{id} believes {} durable, which is not", after.durable_index);
         let now = (after.role, after.term, after.leader);
         let announced = effects.iter().rev().find_map(|effect| match effect {
@@ -160,7 +178,7 @@ impl Oracle {
     }
 
     /// Election safety (§5.2), and leader completeness (§5.4).
-    fn check_reign(&mut self, step: Step<'_>, written: &Stored) {
+    fn check_reign(&mut self, step: Step<'_>, written: &Image) {
         let Step { id, after, .. } = step;
         if !is_leader(after) {
             return;
@@ -172,30 +190,33 @@ impl Oracle {
         let reign = self.reigns.entry(term).or_insert(Reign { leader: id, log: Vec::new() });
         assert_eq!(reign.leader, id, "term {term} has two leaders (election safety)");
         let known = reign.log.len();
-        reign.log.extend(written.entries[known..].iter().map(|entry| entry.id));
+        reign.log.extend(written.log[known..].iter().map(|entry| entry.id));
     }
 
     /// What was committed in a term is in the logs of all leaders of later terms. It is the term of the commit that counts, not the
     /// entry's own: a leader of an old term may be elected late, and need not have what a later term has committed meanwhile.
-    fn check_completeness(&self, id: NodeId, term: Term, written: &Stored) {
-        let earlier = self.committed.iter().filter(|committed| committed.commit_term < term);
-        for Committed { entry, .. } in earlier {
+    fn check_completeness(&self, id: NodeId, term: Term, written: &Image) {
+        let earlier = self.committed.iter().zip(&self.commit_terms).filter(|(_, commit_term)| **commit_term < term);
+        for (entry, _) in earlier {
             let position = entry.id.index.prev().0 as usize;
-            let has = written.entries.get(position) == Some(entry);
+            let has = written.log.get(position) == Some(entry);
             assert!(has, "{id} leads term {term} without the committed entry {} (leader completeness)", entry.id);
         }
     }
 
     fn check_commit(&mut self, step: Step<'_>, machines: &BTreeMap<NodeId, Machine>) {
         let Step { id, before, after, .. } = step;
-        let log = &machines[&id].disk.written().entries;
+        let log = &machines[&id].disk.written().log;
         let known = self.committed.len();
         for entry in &log[before.commit_index.0 as usize..after.commit_index.0 as usize] {
             match self.committed.get(entry.id.index.prev().0 as usize) {
-                Some(Committed { entry: first, .. }) => {
+                Some(first) => {
                     assert_eq!(entry, first, "{id} takes another entry for committed (state machine safety)");
                 }
-                None => self.committed.push(Committed { entry: entry.clone(), commit_term: after.term }),
+                None => {
+                    self.committed.push(entry.clone());
+                    self.commit_terms.push(after.term);
+                }
             }
         }
         if self.committed.len() > known {
@@ -205,14 +226,14 @@ impl Oracle {
 
     /// Only a leader commits, by counting durable copies of an entry of its own term (§5.3, §5.4.2).
     fn check_new_commit(&self, id: NodeId, status: &Status, machines: &BTreeMap<NodeId, Machine>) {
-        let last = self.committed.last().map_or(EntryId::ZERO, |committed| committed.entry.id);
+        let last = self.committed.last().map_or(EntryId::ZERO, |entry| entry.id);
         assert!(is_leader(status), "{id} takes {last} for committed before any leader does");
         assert_eq!(last.term, status.term, "leader {id} commits {last} of another term by counting");
         let holds = |voter: &NodeId| {
-            let durable = &machines[voter].disk.durable().entries;
+            let durable = &machines[voter].disk.durable().log;
             durable.get(last.index.prev().0 as usize).is_some_and(|entry| entry.id == last)
         };
-        for voters in [&self.membership.voters, &self.membership.outgoing] {
+        for voters in [&status.membership.voters, &status.membership.outgoing] {
             let holders = voters.iter().filter(|voter| holds(voter)).count();
             let is_majority = holders * 2 > voters.len() || voters.is_empty();
             assert!(is_majority, "{id} commits {last}, durable on {holders} of {} voters", voters.len());
@@ -220,9 +241,9 @@ impl Oracle {
     }
 
     /// What a message promises would survive a power loss at this very moment.
-    fn check_message(&mut self, envelope: &Envelope, durable: &Stored) {
+    fn check_message(&mut self, envelope: &Envelope, durable: &Image) {
         let Envelope { from, to, term, message } = envelope;
-        let hard_state = durable.hard_state;
+        let hard_state = durable.stored.hard_state;
         assert_eq!(*term, hard_state.term, "{from} speaks of a term that is not durable");
         match message {
             Message::RequestVote { .. } => {
@@ -241,8 +262,11 @@ impl Oracle {
                     self.check_acknowledgement(envelope, matched, durable);
                 }
             }
+            Message::InstallSnapshot(install) => {
+                assert_eq!(self.reigns[term].leader, *from, "{from} does not lead term {term}");
+                self.check_snapshot(*from, &install.snapshot);
+            }
             Message::RequestPreVote { .. }
-            | Message::InstallSnapshot(_)
             | Message::TimeoutNow
             | Message::ReadIndex { .. }
             | Message::ReadIndexReply { .. }
@@ -252,25 +276,25 @@ impl Oracle {
     }
 
     /// The follower's durable log is the leader's, up to `matched`.
-    fn check_acknowledgement(&self, envelope: &Envelope, matched: Index, durable: &Stored) {
+    fn check_acknowledgement(&self, envelope: &Envelope, matched: Index, durable: &Image) {
         let Envelope { from, to, term, .. } = envelope;
         let reign = &self.reigns[term];
         assert_eq!(reign.leader, *to, "{from} acknowledges {matched} to {to}, which does not lead term {term}");
         let count = matched.0 as usize;
         let in_leader = reign.log.get(..count).map(|log| log.last().copied());
-        let in_follower = durable.entries.get(..count).map(|log| log.last().map(|entry| entry.id));
+        let in_follower = durable.log.get(..count).map(|log| log.last().map(|entry| entry.id));
         assert!(in_leader.is_some(), "{from} acknowledges {matched}, beyond the log of {to}");
         assert_eq!(in_follower, in_leader, "{from} acknowledges {matched}, which is not durable there");
     }
 
     /// State machine safety (§5.4.3): all apply the same, in order, each entry once, and only what is durable on the node itself.
-    fn check_apply(&self, step: Step<'_>, entries: &[Entry], durable: &Stored) {
+    fn check_apply(&self, step: Step<'_>, entries: &[Entry], durable: &Image) {
         let Step { id, after, .. } = step;
         for entry in entries {
             let position = entry.id.index.prev().0 as usize;
             assert!(entry.id.index <= after.commit_index, "{id} applies {} before it is committed", entry.id);
-            assert_eq!(entry, &self.committed[position].entry, "{id} applies another entry (state machine safety)");
-            assert_eq!(durable.entries.get(position), Some(entry), "{id} applies {} before it is durable", entry.id);
+            assert_eq!(entry, &self.committed[position], "{id} applies another entry (state machine safety)");
+            assert_eq!(durable.log.get(position), Some(entry), "{id} applies {} before it is durable", entry.id);
         }
     }
 }

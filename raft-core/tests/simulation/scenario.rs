@@ -72,6 +72,10 @@ impl Scenario {
             max_inflight_messages: random.pick(&[1, 2, 64]),
             max_inflight_bytes: random.pick(&few_bytes),
             max_uncommitted_bytes: random.pick(&[200, 2_000, 1 << 20]),
+            max_cached_bytes: random.pick(&[0, 300, 1 << 20]),
+            max_applying_bytes: random.pick(&[0, 300, 1 << 20]),
+            snapshot_after_entries: random.pick(&[1, 5, 20, 100_000]),
+            kept_entries: random.pick(&[0, 1, 5, 30]),
             ..Config::new(NodeId(1))
         };
         Self {
