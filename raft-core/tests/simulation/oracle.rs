@@ -94,7 +94,11 @@ impl Oracle {
                 Effect::Apply(entries) => self.check_apply(step, entries, disk.durable()),
                 Effect::InstallSnapshot(snapshot) => {
                     let durable = &disk.durable().stored.snapshot;
-                    assert!(durable.last.index >= snapshot.last.index, "{} installs what its log does not rest on", step.id);
+                    assert!(
+                        durable.last.index >= snapshot.last.index,
+                        "{} installs what its log does not rest on",
+                        step.id
+                    );
                     self.check_snapshot(step.id, snapshot);
                 }
                 Effect::TakeSnapshot(snapshot) => self.check_snapshot(step.id, snapshot),
@@ -126,7 +130,11 @@ impl Oracle {
         let Some(included) = self.committed.get(..snapshot.last.index.0 as usize) else {
             panic!("the snapshot of {id} goes up to {}, which is not committed", snapshot.last);
         };
-        assert_eq!(included.last().map(|entry| entry.id), Some(snapshot.last), "the snapshot of {id} is of another log");
+        assert_eq!(
+            included.last().map(|entry| entry.id),
+            Some(snapshot.last),
+            "the snapshot of {id} is of another log"
+        );
         let membership = included.iter().rev().find_map(|entry| match &entry.payload {
             Payload::Membership(membership) => Some(membership),
             Payload::Noop | Payload::Command(_) => None,

@@ -63,3 +63,39 @@ fn a_cluster_serves_without_a_node_that_nobody_hears() {
 fn a_cluster_serves_without_a_node_that_is_cut_off() {
     endures(&cut(|from, to| from == 5 || to == 5));
 }
+
+/// All undirected networks of `nodes` nodes, as the pairs that reach each other.
+fn networks(nodes: u64) -> impl Iterator<Item = Vec<(u64, u64)>> {
+    let pairs: Vec<(u64, u64)> = (1..=nodes).flat_map(|a| (a + 1..=nodes).map(move |b| (a, b))).collect();
+    (0..1_u64 << pairs.len()).map(move |choice| {
+        let chosen = pairs.iter().enumerate().filter(|(bit, _)| (choice >> bit) & 1 == 1);
+        chosen.map(|(_, &pair)| pair).collect()
+    })
+}
+
+/// Whether some majority of the nodes all reach each other.
+fn has_connected_majority(nodes: u64, links: &[(u64, u64)]) -> bool {
+    let connects = |a: u64, b: u64| a == b || links.contains(&(a.min(b), a.max(b)));
+    let groups = (0..1_u64 << nodes).map(|choice| (1..=nodes).filter(|node| (choice >> (node - 1)) & 1 == 1).collect());
+    groups
+        .filter(|group: &Vec<u64>| group.len() as u64 > nodes / 2)
+        .any(|group| group.iter().all(|&a| group.iter().all(|&b| connects(a, b))))
+}
+
+/// Every network there is, labels told apart, so that the leader of the whole network is in turn in every place.
+#[test]
+fn a_cluster_of_up_to_five_serves_wherever_a_majority_is_mutually_connected() {
+    let mut endured = 0;
+    for nodes in 1..=5 {
+        for links in networks(nodes).filter(|links| has_connected_majority(nodes, links)) {
+            let all = (1..=nodes).flat_map(|from| (1..=nodes).map(move |to| (from, to)));
+            let connects = |from: u64, to: u64| links.contains(&(from.min(to), from.max(to)));
+            let cut = all.filter(|&(from, to)| from != to && !connects(from, to));
+            let seed = endured;
+            Cluster::quiet(seed, nodes).endure(cut.map(|(from, to)| (NodeId(from), NodeId(to))).collect());
+            endured += 1;
+        }
+    }
+    // All labelled graphs but those without an edge (of three nodes) or without a triangle (of four and five: OEIS A213434).
+    assert_eq!(endured, 1 + 1 + (8 - 1) + (64 - 41) + (1024 - 388), "as many networks as there are");
+}
