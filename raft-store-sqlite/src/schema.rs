@@ -25,7 +25,8 @@ pub(crate) struct Format {
 }
 
 impl Format {
-    fn version(&self) -> u32 {
+    /// The newest version.
+    pub(crate) fn version(&self) -> u32 {
         u32::try_from(self.versions.len()).expect("versions are few")
     }
 }
