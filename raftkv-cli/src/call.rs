@@ -141,10 +141,13 @@ impl<R: Request> Call<R> {
         let (router, request) = (self.router.clone(), self.request.clone());
         self.attempts.spawn(async move {
             let verdict = match router.channel(&address).await {
-                Ok(channel) => {
-                    sent.store(true, Ordering::Relaxed);
-                    request.send(channel, address.clone()).await
-                }
+                Ok(channel) => match router.check_cluster(&address, &channel).await {
+                    Ok(()) => {
+                        sent.store(true, Ordering::Relaxed);
+                        request.send(channel, address.clone()).await
+                    }
+                    Err(error) => Verdict::Rejected(error),
+                },
                 Err(reason) => Verdict::Unreachable(reason),
             };
             (address, verdict)
@@ -186,6 +189,10 @@ impl<R: Request> Call<R> {
             Verdict::NoLeader => {
                 self.router.distrust(&address);
                 self.note(&address, TroubleKind::NoLeader);
+            }
+            Verdict::NotBegun => {
+                self.router.distrust(&address);
+                self.note(&address, TroubleKind::NotBegun);
             }
             Verdict::Busy { message, retry_after } => {
                 self.note(&address, TroubleKind::Busy(message));

@@ -2,7 +2,7 @@
 
 use crate::call::{self, Request};
 use crate::error::{Error, Trouble, TroubleKind};
-use crate::request::Execute;
+use crate::requests::Execute;
 use crate::router::Router;
 use crate::session::{Session, Ticket};
 use crate::statement::Statement;
@@ -11,8 +11,10 @@ use bytes::Bytes;
 use raftkv_proto::MAX_REQUEST_BYTES;
 use raftkv_proto::raft::v1::{SubmitCommandReply, SubmitCommandRequest};
 use raftkv_proto::raftkv::v1::{
-    DeleteReply, DeleteRequest, ExecuteReply, ExecuteRequest, GetReply, GetRequest, PutReply, PutRequest, StatusReply,
-    StatusRequest,
+    AddMemberRequest, DeleteReply, DeleteRequest, DemoteMemberRequest, ExecuteReply, ExecuteRequest, GetReply,
+    GetRequest, ListMembersReply, ListMembersRequest, MembershipReply, PromoteMemberRequest, PutReply, PutRequest,
+    RemoveMemberRequest, ReplaceMemberRequest, StatusReply, StatusRequest, TransferLeaderReply, TransferLeaderRequest,
+    UpdateMemberRequest,
 };
 use std::sync::Arc;
 use std::time::Duration;
@@ -141,6 +143,50 @@ impl Client {
         let mut answers = answers.join_all().await;
         answers.sort_by_key(|(place, _, _)| *place);
         answers.into_iter().map(|(_, answer, endpoint)| (endpoint, answer)).collect()
+    }
+
+    /// Who belongs to the cluster.
+    pub async fn members(&self) -> Result<ListMembersReply, Error> {
+        self.call(ListMembersRequest {}).await
+    }
+
+    /// Adds a node that runs and belongs to no cluster. Like all calls that change the membership, it may be repeated: one that finds its
+    /// work done succeeds, and says so.
+    pub async fn add_member(&self, request: AddMemberRequest) -> Result<MembershipReply, Error> {
+        self.call(request).await
+    }
+
+    /// Makes a voter of a learner; waits until it has caught up.
+    pub async fn promote_member(&self, id: u64) -> Result<MembershipReply, Error> {
+        self.call(PromoteMemberRequest { id }).await
+    }
+
+    /// Makes a learner of a voter.
+    pub async fn demote_member(&self, id: u64) -> Result<MembershipReply, Error> {
+        self.call(DemoteMemberRequest { id }).await
+    }
+
+    /// Removes a member.
+    pub async fn remove_member(&self, id: u64) -> Result<MembershipReply, Error> {
+        self.call(RemoveMemberRequest { id }).await
+    }
+
+    /// Changes what is recorded of a member.
+    pub async fn update_member(&self, request: UpdateMemberRequest) -> Result<MembershipReply, Error> {
+        self.call(request).await
+    }
+
+    /// Gives a member's place to the same node with a new data directory.
+    pub async fn replace_member(&self, request: ReplaceMemberRequest) -> Result<MembershipReply, Error> {
+        self.call(request).await
+    }
+
+    /// Hands leadership to the voter `to`; if none is named, to the one that is most caught up. Returns once it leads.
+    pub async fn transfer_leader(&self, to: Option<u64>) -> Result<TransferLeaderReply, Error> {
+        let reply = self.call(TransferLeaderRequest { to: to.unwrap_or_default() }).await?;
+        // The node that answered does not lead any more.
+        self.router.prefer(reply.leader_id, reply.leader_address.clone());
+        Ok(reply)
     }
 
     async fn begin(&self) -> Result<Ticket<'_>, Error> {

@@ -34,6 +34,19 @@ pub enum Error {
         message: String,
     },
 
+    /// The endpoints belong to different clusters, so nothing was asked of this one.
+    #[error("{endpoint} belongs to cluster {theirs:016x}, and {other} to cluster {ours:016x}")]
+    OtherCluster {
+        /// The endpoint, as `host:port`.
+        endpoint: String,
+        /// Its cluster.
+        theirs: u64,
+        /// An endpoint that was asked before.
+        other: String,
+        /// The cluster of that one.
+        ours: u64,
+    },
+
     /// The answer to a read is larger than this client accepts.
     #[error("the answer is too large: {0}")]
     TooLarge(String),
@@ -73,6 +86,7 @@ impl Error {
             Self::Failed(_) => "failed",
             Self::Denied(_) => "denied",
             Self::Incompatible { .. } => "incompatible",
+            Self::OtherCluster { .. } => "other_cluster",
             Self::TooLarge(_) => "too_large",
             Self::Busy { .. } => "busy",
             Self::Unavailable { .. } => "unavailable",
@@ -88,12 +102,11 @@ impl Error {
             Self::Incompatible { .. } => {
                 "check the endpoints, and that servers and client are of like versions".to_owned()
             }
+            Self::OtherCluster { .. } => "name endpoints of one cluster only".to_owned(),
             Self::TooLarge(_) => "ask for less at once, with LIMIT for example".to_owned(),
             Self::Busy { .. } => "try again later, or send less at once".to_owned(),
             Self::Unavailable { troubles } => hint_at(troubles),
-            Self::OutcomeUnknown { .. } => {
-                "read the data to see whether it was applied before sending it again".to_owned()
-            }
+            Self::OutcomeUnknown { .. } => "look whether it was applied before sending it again".to_owned(),
         };
         Some(hint)
     }
@@ -122,7 +135,9 @@ pub enum TroubleKind {
     NotLeader(String),
     /// It knows of no leader.
     NoLeader,
-    /// It has too much to do.
+    /// It has not begun: it waits for the other nodes of its first start.
+    NotBegun,
+    /// It can't do it now.
     Busy(String),
 }
 
@@ -140,6 +155,7 @@ impl fmt::Display for Trouble {
             TroubleKind::Silent => write!(f, "{address} does not answer"),
             TroubleKind::NotLeader(leader) => write!(f, "{address} names {leader} as the leader"),
             TroubleKind::NoLeader => write!(f, "{address} knows of no leader"),
+            TroubleKind::NotBegun => write!(f, "{address} has not begun"),
             TroubleKind::Busy(message) => write!(f, "{address} is busy: {message}"),
         }
     }
@@ -152,13 +168,25 @@ fn describe(troubles: &[Trouble]) -> String {
     if count == all {
         return format!("no endpoint reachable: {out_of_reach}");
     }
+    if waits_to_begin(troubles) {
+        return format!("the cluster has not begun: {}", list(troubles));
+    }
     if count > 0 {
         return format!("no leader: {count} of {all} endpoints unreachable ({out_of_reach})");
     }
     format!("no leader: {}", list(troubles))
 }
 
+/// Whether a node waits for its first start, and all others are out of reach or wait as well.
+fn waits_to_begin(troubles: &[Trouble]) -> bool {
+    let waits = |trouble: &Trouble| trouble.kind == TroubleKind::NotBegun;
+    troubles.iter().any(waits) && troubles.iter().all(|trouble| waits(trouble) || trouble.kind.is_out_of_reach())
+}
+
 fn hint_at(troubles: &[Trouble]) -> String {
+    if waits_to_begin(troubles) {
+        return "`raftkv-cli status` shows what the nodes wait for".to_owned();
+    }
     let names = |address: &str| troubles.iter().any(|other| other.kind == TroubleKind::NotLeader(address.to_owned()));
     let unreachable_leader = troubles.iter().find(|it| it.kind.is_out_of_reach() && names(&it.address));
     if let Some(Trouble { address, .. }) = unreachable_leader {
@@ -193,6 +221,16 @@ mod tests {
         assert_eq!(some.to_string(), "no leader: 2 of 3 endpoints unreachable (n1:1 refused, n2:1 refused)");
         let all = unavailable(&[TroubleKind::NoLeader]);
         assert_eq!(all.to_string(), "no leader: n0:1 knows of no leader");
+    }
+
+    #[test]
+    fn nodes_that_wait_for_their_first_start_have_no_leader_to_miss() {
+        let refused = TroubleKind::Unreachable("refused".into());
+        let waiting = unavailable(&[TroubleKind::NotBegun, refused]);
+        assert_eq!(waiting.to_string(), "the cluster has not begun: n0:1 has not begun, n1:1 refused");
+        assert!(waiting.hint().unwrap().contains("raftkv-cli status"));
+        let begun = unavailable(&[TroubleKind::NotBegun, TroubleKind::NoLeader]);
+        assert!(begun.to_string().starts_with("no leader: "));
     }
 
     #[test]

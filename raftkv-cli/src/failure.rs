@@ -60,7 +60,7 @@ impl Failure {
 
     fn exit_code(&self) -> u8 {
         match self {
-            Self::Client(Error::Config(_)) => 2,
+            Self::Client(Error::Config(_) | Error::OtherCluster { .. }) => 2,
             Self::NotFound(_) => 3,
             Self::Client(Error::Unavailable { .. } | Error::Busy { .. }) => 5,
             Self::Client(Error::OutcomeUnknown { .. }) => 6,

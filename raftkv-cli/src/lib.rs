@@ -21,7 +21,7 @@
 mod call;
 mod client;
 mod error;
-mod request;
+mod requests;
 mod router;
 mod session;
 mod statement;
@@ -32,11 +32,16 @@ pub use error::{Error, Trouble, TroubleKind};
 pub use raftkv_proto::{MAX_REPLY_BYTES, MAX_REQUEST_BYTES};
 pub use statement::{Statement, Value};
 
+/// What is asked of the membership.
+pub mod request {
+    pub use raftkv_proto::raftkv::v1::{AddMemberRequest, ReplaceMemberRequest, UpdateMemberRequest};
+}
+
 /// The answers, as they come over the wire.
 pub mod reply {
     pub use raftkv_proto::raft::v1::{Outcome, SubmitCommandReply};
     pub use raftkv_proto::raftkv::v1::{
-        AnswerHeader, DeleteReply, ExecuteReply, GetReply, KeyValue, MemberStatus, PutReply, Row, StatementResult,
-        StatusReply,
+        AnswerHeader, DeleteReply, ExecuteReply, GetReply, KeyValue, ListMembersReply, MemberRole, MemberStatus,
+        MembershipReply, Progress, PutReply, Row, StatementResult, StatusReply, TransferLeaderReply,
     };
 }

@@ -1,15 +1,20 @@
-//! Where the nodes are: endpoints, connections, and who led last.
+//! Where the nodes are: endpoints, connections, who led last, and which cluster they belong to.
 
 use crate::error::Error;
 use crate::verdict::innermost;
+use raftkv_proto::raftkv::v1::StatusRequest;
+use raftkv_proto::raftkv::v1::cluster_client::ClusterClient;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::OnceCell;
+use tokio::time::timeout;
 use tonic::transport::{Channel, Endpoint};
 
 /// How long making a connection may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long a node may take to say which cluster it belongs to. One that takes longer is asked without knowing.
+const CHECK_TIMEOUT: Duration = Duration::from_millis(100);
 /// A connection on which a request waits is probed after so long without traffic, and dropped after as long again.
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
 /// Nodes name further addresses; beyond so many, connections are forgotten and made anew.
@@ -26,6 +31,8 @@ pub(crate) struct Router {
 struct Known {
     /// The address that answered last. No promise: it may not lead any more.
     leader: Option<String>,
+    /// The cluster that this client speaks to, and who said so: the first node that was asked.
+    cluster: Option<(u64, String)>,
     nodes: BTreeMap<String, Node>,
 }
 
@@ -35,6 +42,8 @@ struct Node {
     channel: Arc<OnceCell<Channel>>,
     /// Which node answers there; 0 if not known.
     id: u64,
+    /// Whether it is known to belong to this client's cluster.
+    is_checked: bool,
 }
 
 impl Router {
@@ -77,6 +86,12 @@ impl Router {
         self.with(|known| known.leader = Some(address.to_owned()));
     }
 
+    /// Records that node `id`, which says that it is at `address`, leads.
+    pub(crate) fn prefer(&self, id: u64, address: String) {
+        let address = self.locate(id, address);
+        self.with(|known| known.leader = (!address.is_empty()).then_some(address));
+    }
+
     /// Records which node answers at `address`.
     pub(crate) fn identified(&self, address: &str, id: u64) {
         self.with(|known| {
@@ -99,6 +114,25 @@ impl Router {
     pub(crate) fn lost(&self, address: &str) {
         self.distrust(address);
         self.identified(address, 0);
+        self.with(|known| {
+            if let Some(node) = known.nodes.get_mut(address) {
+                node.is_checked = false;
+            }
+        });
+    }
+
+    /// Asks the node at `address` which cluster it belongs to, once for each connection.
+    ///
+    /// # Errors
+    /// [`Error::OtherCluster`] if that is not the cluster of the nodes that were asked before.
+    pub(crate) async fn check_cluster(&self, address: &str, channel: &Channel) -> Result<(), Error> {
+        if self.with(|known| known.nodes.get(address).is_some_and(|node| node.is_checked)) {
+            return Ok(());
+        }
+        let mut client = ClusterClient::new(channel.clone());
+        // Where it does not answer, the request itself will tell why.
+        let Ok(Ok(reply)) = timeout(CHECK_TIMEOUT, client.status(StatusRequest {})).await else { return Ok(()) };
+        self.with(|known| known.belongs(address, reply.into_inner().cluster_id))
     }
 
     /// The connection to `address`, made if there is none yet. An error says why, in a few words.
@@ -113,6 +147,21 @@ impl Router {
 }
 
 impl Known {
+    /// Records the cluster that a node belongs to; 0 if it has not begun, and so may belong to any yet.
+    fn belongs(&mut self, address: &str, cluster: u64) -> Result<(), Error> {
+        if cluster == 0 {
+            return Ok(());
+        }
+        let (ours, other) = self.cluster.get_or_insert_with(|| (cluster, address.to_owned())).clone();
+        if ours != cluster {
+            return Err(Error::OtherCluster { endpoint: address.to_owned(), theirs: cluster, other, ours });
+        }
+        if let Some(node) = self.nodes.get_mut(address) {
+            node.is_checked = true;
+        }
+        Ok(())
+    }
+
     fn cell(&mut self, address: &str) -> Arc<OnceCell<Channel>> {
         if self.nodes.len() >= ADDRESSES_MAX && !self.nodes.contains_key(address) {
             self.nodes.clear();
@@ -170,6 +219,19 @@ mod tests {
         router.lost("localhost:1");
         assert_eq!(router.locate(2, "node2:1".into()), "node2:1");
         assert_eq!(router.leader(), None);
+    }
+
+    #[test]
+    fn a_client_speaks_to_one_cluster() {
+        let mut known = Known::default();
+        known.belongs("localhost:1", 0).unwrap();
+        known.belongs("localhost:1", 7).unwrap();
+        known.belongs("localhost:2", 7).unwrap();
+        let error = known.belongs("localhost:3", 8).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "localhost:3 belongs to cluster 0000000000000008, and localhost:1 to cluster 0000000000000007"
+        );
     }
 
     #[test]

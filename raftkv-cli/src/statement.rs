@@ -40,11 +40,16 @@ impl Statement {
 
     /// Whether it can't change anything, as far as its first word tells. `false` is always a safe answer.
     pub(crate) fn only_reads(&self) -> bool {
-        let sql = self.sql.trim();
-        let first = sql.split(|letter: char| !letter.is_ascii_alphabetic()).next().unwrap_or_default();
-        let is_query = ["SELECT", "VALUES"].iter().any(|word| first.eq_ignore_ascii_case(word));
-        is_query && !sql.trim_end_matches(';').contains(';')
+        only_reads(&self.sql)
     }
+}
+
+/// The same of a statement's text.
+pub(crate) fn only_reads(sql: &str) -> bool {
+    let sql = sql.trim();
+    let first = sql.split(|letter: char| !letter.is_ascii_alphabetic()).next().unwrap_or_default();
+    let is_query = ["SELECT", "VALUES"].iter().any(|word| first.eq_ignore_ascii_case(word));
+    is_query && !sql.trim_end_matches(';').contains(';')
 }
 
 impl From<&str> for Statement {

@@ -22,6 +22,8 @@ pub(crate) enum Verdict<T> {
     NotLeader { leader_id: u64, leader_address: String },
     /// This attempt changed nothing: no leader is known.
     NoLeader,
+    /// This attempt changed nothing: the node has not begun.
+    NotBegun,
     /// This attempt changed nothing: there is too much to do.
     Busy { message: String, retry_after: Duration },
     /// Nothing was sent: there was no connection.
@@ -46,6 +48,7 @@ impl<T> Verdict<T> {
         match detail.reason() {
             Reason::NotLeader => Self::redirect(detail.leader_id, detail.leader_address),
             Reason::NoLeader => Self::NoLeader,
+            Reason::NotBegun => Self::NotBegun,
             Reason::Invalid => Self::Rejected(Error::Invalid(message)),
             Reason::Failed => Self::Failed(Error::Failed(message)),
             Reason::OutcomeUnknown if detail.forgotten => Self::Forgotten(message),
@@ -131,6 +134,7 @@ mod tests {
         let leader = ErrorDetail { leader_id: 2, leader_address: "n2:1".into(), ..reason(Reason::NotLeader) };
         assert!(matches!(judge(Code::Unavailable, &leader), Verdict::NotLeader { leader_id: 2, .. }));
         assert!(matches!(judge(Code::Unavailable, &reason(Reason::NotLeader)), Verdict::NoLeader));
+        assert!(matches!(judge(Code::Unavailable, &reason(Reason::NotBegun)), Verdict::NotBegun));
         assert!(matches!(judge(Code::InvalidArgument, &reason(Reason::Invalid)), Verdict::Rejected(_)));
         assert!(matches!(judge(Code::FailedPrecondition, &reason(Reason::Failed)), Verdict::Failed(_)));
         assert!(matches!(judge(Code::Unknown, &reason(Reason::OutcomeUnknown)), Verdict::Lost(_)));

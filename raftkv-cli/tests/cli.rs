@@ -3,6 +3,7 @@
 mod support;
 
 use assert_cmd::Command;
+use raftkv_cli::reply::{MemberRole, Progress};
 use serde_json::{Value, json};
 use std::time::Duration;
 use support::{Act, Node, breaking, endpoints, nowhere, start};
@@ -219,10 +220,11 @@ fn status_shows_every_node() {
     nodes[0].change_status(|status| status.members[1].address = "elsewhere:1".to_owned());
     let lines = prints(cli(&[nodes[0].address.clone(), gone.clone()]).args(["status"]));
     let lines: Vec<&str> = lines.lines().collect();
-    assert_eq!(lines[0], "id\taddress\trole\tterm\tleader\tcommit\tapplied\tlag");
-    assert_eq!(lines[1], format!("1\t{}\tleader\t3\t1\t7\t7\t0", nodes[0].address));
+    assert_eq!(lines[0], "id\taddress\trole\tterm\tleader\tcommit\tapplied\tlag\tmember\tprogress\tmatch");
+    assert_eq!(lines[1], format!("1\t{}\tleader\t3\t1\t7\t7\t0\tvoter\t-\t7", nodes[0].address));
     assert!(lines[2].starts_with("2\telsewhere:1\tunreachable: "), "{lines:?}");
-    assert_eq!(lines[3], format!("-\t{gone}\tunreachable: refused\t-\t-\t-\t-\t-"));
+    assert!(lines[2].ends_with("\t-\t-\t-\t-\t-\tvoter\treplicate\t7"), "{lines:?}");
+    assert_eq!(lines[3], format!("-\t{gone}\tunreachable: refused\t-\t-\t-\t-\t-\t-\t-\t-"));
 }
 
 #[test]
@@ -234,7 +236,138 @@ fn status_asks_the_members_that_the_endpoints_name() {
     assert_eq!(json["nodes"][2]["lag"], 2);
     assert_eq!(json["nodes"][0]["cluster_id"], u64::MAX.to_string());
     let table = prints(on(&nodes).args(["status", "-o", "table"]));
-    assert!(table.ends_with("node 1 leads in term 3; 3 of 3 voters reachable\n"), "{table}");
+    let summary = "node 1 leads cluster ffffffffffffffff in term 3; 3 of 3 voters reachable\n";
+    assert!(table.ends_with(summary), "{table}");
+}
+
+#[test]
+fn status_warns_of_two_clusters_and_of_what_a_node_waits_for() {
+    let nodes = start(3);
+    nodes[1].change_status(|status| status.cluster_id = 7);
+    nodes[2].change_status(|status| {
+        (status.cluster_id, status.role) = (0, "starting".to_owned());
+        status.waits_for = vec!["localhost:9 does not answer (refused)".to_owned()];
+    });
+    let table = prints(on(&nodes).args(["status", "-o", "table"]));
+    assert!(table.contains("\nwarning: these nodes belong to different clusters"), "{table}");
+    assert!(table.contains(&format!("\n  {} to 0000000000000007\n", nodes[1].address)), "{table}");
+    assert!(table.ends_with("\nnode 3 has not begun: it waits\n  localhost:9 does not answer (refused)\n"), "{table}");
+    assert_eq!(prints_json(on(&nodes).arg("status"))["one_cluster"], false);
+}
+
+#[test]
+fn status_before_the_first_start_speaks_of_no_leader_and_no_voters() {
+    let nodes = start(1);
+    nodes[0].change_status(|status| {
+        (status.cluster_id, status.leader_id, status.term) = (0, 0, 0);
+        status.role = "starting".to_owned();
+        status.members.clear();
+        status.waits_for = vec!["localhost:9 does not answer (refused)".to_owned()];
+    });
+    let table = prints(on(&nodes).args(["status", "-o", "table"]));
+    assert!(table.contains("\nthe cluster has not begun\nnode 1 has not begun: it waits\n"), "{table}");
+    assert!(!table.contains("voters"), "{table}");
+    nodes[0].always(Act::NotBegun);
+    assert!(fails(5, on(&nodes).args(["get", "x"])).starts_with("error: the cluster has not begun: "));
+}
+
+#[test]
+fn members_are_listed_in_every_format() {
+    let nodes = start(2);
+    nodes[0].change_status(|status| {
+        status.members[1].set_role(MemberRole::Promotable);
+        status.members[1].set_progress(Progress::Snapshot);
+        (status.members[1].voter, status.members[1].lag) = (false, 40);
+    });
+    let lines = prints(on(&nodes[..1]).args(["member", "list"]));
+    let lines: Vec<&str> = lines.lines().collect();
+    assert_eq!(lines[0], "id\taddress\trole\tstate\tprogress\tmatch\tnext\tlag\tpriority\tincarnation");
+    assert_eq!(lines[1], format!("1\t{}\tvoter\tleads\t-\t7\t-\t0\t0\t0000000000000065", nodes[0].address));
+    let learner = format!("2\t{}\tlearner, to vote\tactive\tsnapshot\t7\t8\t40\t0\t0000000000000066", nodes[1].address);
+    assert_eq!(lines[2], learner);
+    let table = prints(on(&nodes[..1]).args(["member", "ls", "-o", "table"]));
+    assert!(table.ends_with("cluster ffffffffffffffff: 2 members, 1 with a vote\n"), "{table}");
+    let json = prints_json(on(&nodes[..1]).args(["member", "list"]));
+    assert_eq!(json["cluster_id"], u64::MAX.to_string());
+    let expected = json!({
+        "id": 2, "address": nodes[1].address, "role": "promotable", "voter": false, "active": true, "match_index": 7,
+        "incarnation": "102", "priority": 0, "progress": "snapshot", "next_index": 8, "lag": 40,
+    });
+    assert_eq!(json["members"][1], expected);
+}
+
+#[test]
+fn members_are_changed_and_a_change_made_twice_is_told() {
+    let nodes = start(1);
+    for (arguments, told, sent) in [
+        ("add 4 db4:1", "node 4 is a learner now, and becomes a voter", "role: Promotable"),
+        ("add 5 db4:1 --learner", "node 5 is a learner now\n", "role: Learner"),
+        ("add 6 db4:1 --voter", "node 6 is a voter now\n", "role: Voter"),
+        ("promote 4", "node 4 is a voter now\n", "PromoteMemberRequest { id: 4 }"),
+        ("demote 4", "node 4 is a learner now\n", "DemoteMemberRequest { id: 4 }"),
+        ("remove 4", "node 4 is no member any more\n", "RemoveMemberRequest { id: 4 }"),
+        ("update 4 --priority 3", "node 4 is recorded so now\n", "address: None, priority: Some(3)"),
+        ("replace 1", "node 1 is a learner now, with its new data directory", "incarnation: 101, force: false"),
+        (
+            "replace 1 --address db:1 --force",
+            "node 1 is a learner now, with",
+            "\"db:1\", incarnation: 101, force: true",
+        ),
+        ("replace 9 --address db:1", "node 9 is a learner now, with", "\"db:1\", incarnation: 0, force: false"),
+    ] {
+        let printed = prints(on(&nodes).arg("member").args(arguments.split(' ')));
+        assert!(printed.starts_with(told), "{arguments}: {printed}");
+        let seen = nodes[0].seen();
+        assert!(seen.last().unwrap().what.contains(sent), "{arguments}: {seen:?}");
+    }
+    assert_eq!(prints(on(&nodes).args(["member", "promote", "4"])), "node 4 is a voter already\n");
+    let json = prints_json(on(&nodes).args(["member", "promote", "4"]));
+    assert_eq!((&json["id"], &json["changed"]), (&json!(4), &json!(false)));
+    assert_eq!(fails(3, on(&nodes).args(["member", "remove", "4"])), "error: there is no member 4\n");
+    assert_eq!(fails(3, on(&nodes).args(["member", "replace", "9"])), "error: there is no member 9\n");
+    nodes[0].next(Act::Fail("a cluster keeps at least one voter"));
+    assert_eq!(fails(1, on(&nodes).args(["member", "remove", "1"])), "error: a cluster keeps at least one voter\n");
+    nodes[0].always(Act::Busy(10));
+    assert!(fails(5, on(&nodes).args(["member", "promote", "4"])).contains("busy"));
+}
+
+#[test]
+fn a_change_of_members_that_makes_no_sense_is_exit_code_2() {
+    let nodes = start(1);
+    for arguments in [
+        "member",
+        "member add 4",
+        "member add 0 db:1",
+        "member add 4 db:1 --voter --learner",
+        "member update 4",
+        "member remove",
+        "member promote x",
+        "transfer-leader 0",
+    ] {
+        fails(2, on(&nodes).args(arguments.split(' ')));
+    }
+}
+
+#[test]
+fn leadership_is_transferred_to_a_node_or_to_the_best() {
+    let nodes = start(3);
+    assert_eq!(prints(on(&nodes).args(["transfer-leader", "3"])), "node 3 leads in term 4\n");
+    assert_eq!(prints(on(&nodes).args(["transfer-leader"])), "node 2 leads in term 4\n");
+    let seen: Vec<String> = nodes[0].seen().into_iter().map(|seen| seen.what).collect();
+    assert_eq!(seen, ["transfer to 3", "transfer to 0"]);
+}
+
+#[test]
+fn endpoints_of_two_clusters_are_refused() {
+    let nodes = start(2);
+    nodes[0].always(Act::NoLeader);
+    nodes[1].change_status(|status| status.cluster_id = 7);
+    let stderr = fails(2, on(&nodes).args(["put", "x", "1"]));
+    let [one, other] = [&nodes[0].address, &nodes[1].address];
+    let message =
+        format!("error: {other} belongs to cluster 0000000000000007, and {one} to cluster ffffffffffffffff\n");
+    assert_eq!(stderr, format!("{message}hint: name endpoints of one cluster only\n"));
+    assert!(nodes[1].seen().is_empty(), "nothing was asked of it");
 }
 
 #[test]

@@ -2,10 +2,12 @@
 
 mod delete;
 mod get;
+mod member;
 mod put;
 mod sql;
 mod status;
 mod submit;
+mod transfer_leader;
 mod version;
 
 use crate::failure::Failure;
@@ -23,6 +25,8 @@ pub(crate) enum Command {
     Sql(sql::Sql),
     Submit(submit::Submit),
     Status(status::Status),
+    Member(member::Member),
+    TransferLeader(transfer_leader::TransferLeader),
     Version(version::Version),
 }
 
@@ -35,6 +39,8 @@ impl Command {
             Self::Sql(sql) => sql.run(client, output).await,
             Self::Submit(submit) => submit.run(client, output).await,
             Self::Status(status) => status.run(client, output).await,
+            Self::Member(member) => member.run(client, output).await,
+            Self::TransferLeader(transfer) => transfer.run(client, output).await,
             Self::Version(version) => version.run(output),
         }
     }

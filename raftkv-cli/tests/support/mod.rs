@@ -29,6 +29,7 @@ pub enum Act {
     /// Names another as the leader.
     NotLeader(u64, String),
     NoLeader,
+    NotBegun,
     /// Asks to come back after so many milliseconds.
     Busy(u64),
     Fail(&'static str),
@@ -90,6 +91,11 @@ pub fn start(count: u64) -> Vec<Node> {
         voter: true,
         match_index: 7,
         active: true,
+        role: MemberRole::Voter.into(),
+        incarnation: 100 + node.id,
+        progress: if node.id == 1 { Progress::Unspecified } else { Progress::Replicate }.into(),
+        next_index: 8,
+        ..MemberStatus::default()
     };
     let members: Vec<MemberStatus> = nodes.iter().map(member).collect();
     for node in &nodes {
@@ -108,6 +114,8 @@ pub fn start(count: u64) -> Vec<Node> {
             revision: 5,
             members: members.clone(),
             version: "0.1.0".to_owned(),
+            first_index: 1,
+            ..StatusReply::default()
         };
     }
     nodes
@@ -245,6 +253,7 @@ impl Node {
                 Err(error(Code::Unavailable, "not the leader", &detail))
             }
             Act::NoLeader => Err(error(Code::Unavailable, "no leader", &reason(Reason::NoLeader))),
+            Act::NotBegun => Err(error(Code::Unavailable, "waits", &reason(Reason::NotBegun))),
             Act::Busy(retry_after_ms) => {
                 let detail = ErrorDetail { retry_after_ms, ..reason(Reason::Busy) };
                 Err(error(Code::ResourceExhausted, "too much is waiting", &detail))
@@ -361,11 +370,58 @@ impl Cluster for Node {
     async fn status(&self, _: Request<StatusRequest>) -> Result<Response<StatusReply>, Status> {
         Ok(Response::new(self.status.lock().unwrap().clone()))
     }
+
+    async fn list_members(&self, _: Request<ListMembersRequest>) -> Result<Response<ListMembersReply>, Status> {
+        let StatusReply { cluster_id, members, .. } = self.status.lock().unwrap().clone();
+        self.act(|| ListMembersReply { node_id: self.id, cluster_id, members }).await
+    }
+
+    async fn add_member(&self, request: Request<AddMemberRequest>) -> Result<Response<MembershipReply>, Status> {
+        self.change(format!("{:?}", request.into_inner())).await
+    }
+
+    async fn promote_member(
+        &self,
+        request: Request<PromoteMemberRequest>,
+    ) -> Result<Response<MembershipReply>, Status> {
+        self.change(format!("{:?}", request.into_inner())).await
+    }
+
+    async fn demote_member(&self, request: Request<DemoteMemberRequest>) -> Result<Response<MembershipReply>, Status> {
+        self.change(format!("{:?}", request.into_inner())).await
+    }
+
+    async fn remove_member(&self, request: Request<RemoveMemberRequest>) -> Result<Response<MembershipReply>, Status> {
+        self.change(format!("{:?}", request.into_inner())).await
+    }
+
+    async fn update_member(&self, request: Request<UpdateMemberRequest>) -> Result<Response<MembershipReply>, Status> {
+        self.change(format!("{:?}", request.into_inner())).await
+    }
+
+    async fn replace_member(
+        &self,
+        request: Request<ReplaceMemberRequest>,
+    ) -> Result<Response<MembershipReply>, Status> {
+        self.change(format!("{:?}", request.into_inner())).await
+    }
+
+    async fn transfer_leader(
+        &self,
+        request: Request<TransferLeaderRequest>,
+    ) -> Result<Response<TransferLeaderReply>, Status> {
+        let TransferLeaderRequest { to } = request.into_inner();
+        self.saw(format!("transfer to {to}"), None, Vec::new());
+        let leader_id = if to == 0 { 2 } else { to };
+        let reply = TransferLeaderReply { node_id: self.id, leader_id, term: 4, ..TransferLeaderReply::default() };
+        self.act(|| reply).await
+    }
 }
 
 #[tonic::async_trait]
 impl RaftService for Node {
     type AppendEntriesStream = tokio_stream::Pending<Result<raft::AppendEntriesReply, Status>>;
+    type InstallSnapshotStream = tokio_stream::Pending<Result<raft::InstallSnapshotReply, Status>>;
 
     async fn identify(&self, _: Request<raft::IdentifyRequest>) -> Result<Response<raft::IdentifyReply>, Status> {
         Err(Status::unimplemented("a fake has no peers"))
@@ -385,6 +441,24 @@ impl RaftService for Node {
         Err(Status::unimplemented("a fake has no peers"))
     }
 
+    async fn install_snapshot(
+        &self,
+        _: Request<Streaming<raft::InstallSnapshotRequest>>,
+    ) -> Result<Response<Self::InstallSnapshotStream>, Status> {
+        Err(Status::unimplemented("a fake has no peers"))
+    }
+
+    async fn timeout_now(
+        &self,
+        _: Request<raft::TimeoutNowRequest>,
+    ) -> Result<Response<raft::TimeoutNowReply>, Status> {
+        Err(Status::unimplemented("a fake has no peers"))
+    }
+
+    async fn read_index(&self, _: Request<raft::ReadIndexRequest>) -> Result<Response<raft::ReadIndexReply>, Status> {
+        Err(Status::unimplemented("a fake has no peers"))
+    }
+
     async fn submit_command(
         &self,
         request: Request<SubmitCommandRequest>,
@@ -398,6 +472,14 @@ impl RaftService for Node {
 }
 
 impl Node {
+    /// Notes a change of the membership, and says that it is done, or, from the second time on, that there was nothing to do.
+    async fn change(&self, what: String) -> Result<Response<MembershipReply>, Status> {
+        let changed = self.seen().iter().all(|seen| seen.what != what);
+        self.saw(what, None, Vec::new());
+        let StatusReply { cluster_id, members, .. } = self.status.lock().unwrap().clone();
+        self.act(|| MembershipReply { node_id: self.id, cluster_id, members, changed }).await
+    }
+
     fn run(&self, command: &str, session: &Session) -> SubmitCommandReply {
         let (verb, rest) = command.split_once(' ').unwrap_or((command, ""));
         let (key, value) = rest.split_once('=').unwrap_or((rest, ""));
@@ -421,7 +503,7 @@ fn in_reply(node_id: u64, status: &Status) -> SubmitCommandReply {
     let detail = ErrorDetail::decode(status.details()).unwrap();
     let outcome = match detail.reason() {
         Reason::NotLeader => Outcome::NotLeader,
-        Reason::NoLeader => Outcome::NoLeader,
+        Reason::NoLeader | Reason::NotBegun => Outcome::NoLeader,
         Reason::Invalid => Outcome::Invalid,
         Reason::Failed => Outcome::Failed,
         Reason::Busy => Outcome::Busy,

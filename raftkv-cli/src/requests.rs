@@ -1,6 +1,7 @@
 //! What can be asked, and how each is sent.
 
 use crate::call::Request;
+use crate::statement::only_reads;
 use crate::verdict::Verdict;
 use prost::Message;
 use raftkv_proto::raft::v1::raft_service_client::RaftServiceClient;
@@ -9,8 +10,10 @@ use raftkv_proto::raftkv::v1::cluster_client::ClusterClient;
 use raftkv_proto::raftkv::v1::kv_client::KvClient;
 use raftkv_proto::raftkv::v1::sql_client::SqlClient;
 use raftkv_proto::raftkv::v1::{
-    AnswerHeader, DeleteReply, DeleteRequest, ExecuteReply, ExecuteRequest, GetReply, GetRequest, PutReply, PutRequest,
-    StatusReply, StatusRequest,
+    AddMemberRequest, AnswerHeader, DeleteReply, DeleteRequest, DemoteMemberRequest, ExecuteReply, ExecuteRequest,
+    GetReply, GetRequest, ListMembersReply, ListMembersRequest, MembershipReply, PromoteMemberRequest, PutReply,
+    PutRequest, RemoveMemberRequest, ReplaceMemberRequest, StatusReply, StatusRequest, TransferLeaderReply,
+    TransferLeaderRequest, UpdateMemberRequest,
 };
 use raftkv_proto::{MAX_REPLY_BYTES, MAX_REQUEST_BYTES};
 use tonic::transport::Channel;
@@ -110,7 +113,8 @@ impl Request for SubmitCommandRequest {
     type Reply = SubmitCommandReply;
 
     fn writes(&self) -> bool {
-        !self.command.trim_start().get(..4).is_some_and(|word| word.eq_ignore_ascii_case("get "))
+        let is_get = self.command.trim_start().get(..4).is_some_and(|word| word.eq_ignore_ascii_case("get "));
+        !is_get && !only_reads(&self.command)
     }
 
     fn bytes(&self) -> usize {
@@ -132,26 +136,41 @@ impl Request for SubmitCommandRequest {
     }
 }
 
-impl Request for StatusRequest {
-    type Reply = StatusReply;
+/// The calls of the `Cluster` service, which are all alike.
+macro_rules! cluster_request {
+    ($request:ty, $method:ident, $reply:ty, writes: $writes:literal) => {
+        impl Request for $request {
+            type Reply = $reply;
 
-    fn writes(&self) -> bool {
-        false
-    }
+            fn writes(&self) -> bool {
+                $writes
+            }
 
-    fn bytes(&self) -> usize {
-        self.encoded_len()
-    }
+            fn bytes(&self) -> usize {
+                self.encoded_len()
+            }
 
-    async fn send(self, channel: Channel, address: String) -> Verdict<StatusReply> {
-        let mut client = ClusterClient::new(channel).max_decoding_message_size(MAX_REPLY_BYTES);
-        judge(&address, client.status(self).await)
-    }
+            async fn send(self, channel: Channel, address: String) -> Verdict<$reply> {
+                let mut client = ClusterClient::new(channel).max_decoding_message_size(MAX_REPLY_BYTES);
+                judge(&address, client.$method(self).await)
+            }
 
-    fn answered_by(reply: &StatusReply) -> u64 {
-        reply.node_id
-    }
+            fn answered_by(reply: &$reply) -> u64 {
+                reply.node_id
+            }
+        }
+    };
 }
+
+cluster_request!(StatusRequest, status, StatusReply, writes: false);
+cluster_request!(ListMembersRequest, list_members, ListMembersReply, writes: false);
+cluster_request!(AddMemberRequest, add_member, MembershipReply, writes: true);
+cluster_request!(PromoteMemberRequest, promote_member, MembershipReply, writes: true);
+cluster_request!(DemoteMemberRequest, demote_member, MembershipReply, writes: true);
+cluster_request!(RemoveMemberRequest, remove_member, MembershipReply, writes: true);
+cluster_request!(UpdateMemberRequest, update_member, MembershipReply, writes: true);
+cluster_request!(ReplaceMemberRequest, replace_member, MembershipReply, writes: true);
+cluster_request!(TransferLeaderRequest, transfer_leader, TransferLeaderReply, writes: true);
 
 fn kv(channel: Channel) -> KvClient<Channel> {
     KvClient::new(channel).max_encoding_message_size(MAX_REQUEST_BYTES).max_decoding_message_size(MAX_REPLY_BYTES)
