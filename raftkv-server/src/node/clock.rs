@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use raft_core::types::Moment;
+
 /// Turns time into ticks.
 ///
 /// A driver that is a little late gives the ticks it missed, so that heartbeats keep their pace. One that stood still for long (a
@@ -13,17 +15,25 @@ pub(super) struct Clock {
     /// How many ticks are given at once at the most. At least 1.
     max_ticks: u32,
     next: Instant,
+    /// The zero of [`moment`](Self::moment).
+    start: Instant,
 }
 
 impl Clock {
     pub(super) fn new(tick: Duration, max_ticks: u32, now: Instant) -> Self {
         assert!(!tick.is_zero() && max_ticks > 0, "time passes in ticks");
-        Self { tick, max_ticks, next: now + tick }
+        Self { tick, max_ticks, next: now + tick, start: now }
     }
 
     /// When the next tick is due.
     pub(super) fn next(&self) -> Instant {
         self.next
+    }
+
+    /// The time `now` for the core, in microseconds.
+    pub(super) fn moment(&self, now: Instant) -> Moment {
+        // Rounded down, so never later than it is; and half a million years fit.
+        Moment(now.saturating_duration_since(self.start).as_micros().try_into().unwrap_or(u64::MAX))
     }
 
     /// How many ticks to give now.
@@ -52,6 +62,14 @@ mod tests {
         assert_eq!(clock.take_due(start + TICK / 2), 0);
         assert_eq!(clock.take_due(start + TICK * 3 / 2), 1);
         assert_eq!(clock.next(), start + TICK * 2);
+    }
+
+    #[test]
+    fn moments_are_never_later_than_the_time() {
+        let start = Instant::now();
+        let clock = Clock::new(TICK, 5, start);
+        assert_eq!(clock.moment(start), Moment(0));
+        assert_eq!(clock.moment(start + Duration::from_nanos(2999)), Moment(2));
     }
 
     #[test]

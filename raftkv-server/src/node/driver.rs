@@ -1,27 +1,30 @@
 //! The one loop: inputs, `step`, effects.
 
-use std::collections::BTreeMap;
 use std::time::Instant;
 
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, Select, Sender};
-use raft_core::effect::{Effect, Persist};
-use raft_core::input::Input;
+use raft_core::effect::{Effect, Persist, Refusal, RoleKind};
+use raft_core::input::{Input, ReadMode};
+use raft_core::message::{Envelope, Message};
 use raft_core::node::Node;
-use raft_core::port::Transport;
+use raft_core::port::{Capture, Transport};
 use raft_core::status::Status;
-use raft_core::types::{Entry, EntryId, Index, RequestId};
+use raft_core::types::{Entry, Index, NodeId, RequestId, Snapshot, Term};
 use tokio::sync::watch;
 
-use super::applier::Committed;
+use super::applier::{Captured, Task};
+use super::clients::{Asked, Clients};
 use super::clock::Clock;
 use super::handle::{Handle, Proposed, Request};
+use super::log_writer::{Load, LogWork};
 use super::mailbox::Inbox;
 use super::options::Options;
 use super::promise::{Promise, RequestError};
 use super::report::Reporter;
+use super::requests::Batch;
 use super::running::{Completion, Ended, Stop, StopOnDrop};
-use super::waiters::{Readers, Waiters};
+use super::stopping::{Handover, Stopping, successor};
 
 /// How many messages are taken in one round, so that requests and ticks get their turn.
 const MAX_MESSAGES_A_ROUND: usize = 256;
@@ -31,8 +34,8 @@ pub(super) struct Ports<R, T> {
     pub(super) inbox: Inbox,
     pub(super) requests: Receiver<Request<R>>,
     pub(super) completions: Receiver<Completion>,
-    pub(super) writes: Sender<Vec<Persist>>,
-    pub(super) work: Sender<Vec<Committed<R>>>,
+    pub(super) log: Sender<LogWork>,
+    pub(super) work: Sender<Vec<Task<R>>>,
     pub(super) transport: T,
     pub(super) status: watch::Sender<Status>,
     /// Keep the channels open where all others have dropped their ends: a closed one would always be ready.
@@ -50,25 +53,15 @@ pub(super) struct Driver<R, T> {
     reporter: Reporter,
     /// The writes of this round, handed to the log writer at its end.
     writes: Vec<Persist>,
-    last_request: RequestId,
-    /// Proposals that are not in the log yet.
-    proposing: BTreeMap<RequestId, Vec<Promise<Proposed<R>>>>,
-    /// Proposals that are in the log, and wait for their entries to be applied.
-    waiters: Waiters<Promise<Proposed<R>>>,
-    readers: Readers<Promise<Index>>,
-    applied: Index,
+    clients: Clients<R>,
+    role: RoleKind,
+    /// A copy of the state for a node, to go with the message that the core is about to order.
+    captured: Option<(NodeId, Box<dyn Capture>)>,
     /// Whether role, term, leader or membership have changed in this round.
     is_changed: bool,
     ticks_to_sweep: u32,
-    /// There once the node has been asked to stop: when it will at the latest.
-    stop_at: Option<Instant>,
-}
-
-/// The requests of a round.
-struct Batch<R> {
-    commands: Vec<Bytes>,
-    proposers: Vec<Promise<Proposed<R>>>,
-    readers: Vec<Promise<Index>>,
+    /// There once the node has been asked to stop.
+    stopping: Option<Stopping>,
 }
 
 impl<R, T: Transport> Driver<R, T> {
@@ -80,14 +73,12 @@ impl<R, T: Transport> Driver<R, T> {
             clock,
             reporter: Reporter::new(options.core.id),
             writes: Vec::new(),
-            last_request: RequestId(0),
-            proposing: BTreeMap::new(),
-            waiters: Waiters::default(),
-            readers: Readers::default(),
-            applied,
+            clients: Clients::new(applied),
+            role: RoleKind::Follower,
+            captured: None,
             is_changed: false,
             ticks_to_sweep: options.core.election_timeout_ticks,
-            stop_at: None,
+            stopping: None,
             _stop: StopOnDrop(stop),
             options,
         }
@@ -131,11 +122,13 @@ impl<R, T: Transport> Driver<R, T> {
         while let Ok(completion) = self.ports.completions.try_recv() {
             match completion {
                 Completion::Persisted(write) => self.step(Input::Persisted(write))?,
+                Completion::Loaded { from, entries } => self.step(Input::Loaded { from, entries })?,
                 Completion::Applied(index) => {
-                    self.applied = index;
                     self.step(Input::Applied(index))?;
-                    self.answer_readers();
+                    self.clients.applied(index);
                 }
+                Completion::SnapshotTaken(index) => self.step(Input::SnapshotTaken(index))?,
+                Completion::Captured { to, capture } => self.captured(to, capture)?,
                 Completion::Failed(ended) => return Err(ended),
             }
         }
@@ -145,63 +138,77 @@ impl<R, T: Transport> Driver<R, T> {
     fn take_messages(&mut self) -> Result<(), Ended> {
         for _ in 0..MAX_MESSAGES_A_ROUND {
             let Ok(letter) = self.ports.inbox.messages.try_recv() else { break };
-            self.step(Input::Receive(letter.envelope))?;
+            self.step(letter.input)?;
         }
         Ok(())
     }
 
+    /// The copy of the state for `to` goes with the `InstallSnapshot` that the core now orders, or is not needed any more.
+    fn captured(&mut self, to: NodeId, capture: Captured) -> Result<(), Ended> {
+        match capture {
+            Ok(capture) => {
+                let index = capture.last().index;
+                self.captured = Some((to, capture));
+                self.step(Input::SnapshotCaptured { to, index })?;
+                self.captured = None;
+                Ok(())
+            }
+            Err(error) => {
+                self.reporter.no_capture(to, &*error);
+                self.step(Input::SnapshotSent { to, arrived: false })
+            }
+        }
+    }
+
     fn take_requests(&mut self) -> Result<(), Ended> {
-        let batch = self.next_batch();
-        if self.stop_at.is_some() {
+        let Options { max_batch_commands, max_batch_bytes, .. } = self.options;
+        let batch = Batch::take(&self.ports.requests, max_batch_commands, max_batch_bytes);
+        if batch.shutdown {
+            self.begin_to_stop()?;
+        }
+        if self.stopping.is_some() {
             // Dropped unused, they answer that the node has stopped.
             return Ok(());
         }
         self.propose(batch.commands, batch.proposers)?;
-        self.read(batch.readers)
+        self.read(ReadMode::Quorum, batch.readers)?;
+        // Taken after the requests were made, and before the core acts on it.
+        let now = self.clock.moment(Instant::now());
+        self.read(ReadMode::Lease { now }, batch.lease_readers)?;
+        batch.others.into_iter().try_for_each(|request| self.ask(request))
     }
 
-    /// The requests that wait, up to the limits of a batch. Those whose clients are gone are dropped: nothing was done for them yet.
-    fn next_batch(&mut self) -> Batch<R> {
-        let mut batch = Batch { commands: Vec::new(), proposers: Vec::new(), readers: Vec::new() };
-        let mut bytes = 0;
-        for _ in 0..self.options.max_batch_commands {
-            let Ok(request) = self.ports.requests.try_recv() else { break };
-            match request {
-                Request::Propose { command, promise } if !promise.is_abandoned() => {
-                    bytes += command.len() as u64;
-                    batch.commands.push(command);
-                    batch.proposers.push(promise);
-                }
-                Request::Read { promise } if !promise.is_abandoned() => batch.readers.push(promise),
-                Request::Propose { .. } | Request::Read { .. } => (),
-                Request::Shutdown => self.begin_to_stop(),
-            }
-            if bytes >= self.options.max_batch_bytes {
-                break;
-            }
-        }
-        batch
-    }
-
-    fn propose(&mut self, commands: Vec<Bytes>, mut proposers: Vec<Promise<Proposed<R>>>) -> Result<(), Ended> {
+    fn propose(&mut self, commands: Vec<Bytes>, proposers: Vec<Promise<Proposed<R>>>) -> Result<(), Ended> {
         if commands.is_empty() {
             return Ok(());
         }
-        // What is in the log may be replicated and applied by others, whatever becomes of this node.
-        proposers.iter_mut().for_each(Promise::comes_in_doubt);
-        let id = self.next_request();
-        self.proposing.insert(id, proposers);
+        let id = self.clients.ask(Asked::Proposals(proposers));
         self.step(Input::Propose { id, commands })
     }
 
     /// One read index serves all who asked before it was asked for.
-    fn read(&mut self, readers: Vec<Promise<Index>>) -> Result<(), Ended> {
+    fn read(&mut self, mode: ReadMode, readers: Vec<Promise<Index>>) -> Result<(), Ended> {
         if readers.is_empty() {
             return Ok(());
         }
-        let id = self.next_request();
-        self.readers.ask(id, readers);
-        self.step(Input::Read { id })
+        let id = self.clients.ask_to_read(readers);
+        self.step(Input::Read { id, mode })
+    }
+
+    fn ask(&mut self, request: Request<R>) -> Result<(), Ended> {
+        let input = match request {
+            Request::ChangeMembership { change, promise } => {
+                Input::ChangeMembership { id: self.clients.ask(Asked::Change(promise)), change }
+            }
+            Request::LeaveJoint { promise } => Input::LeaveJoint { id: self.clients.ask(Asked::Change(promise)) },
+            Request::TransferLeadership { to, promise } => {
+                Input::TransferLeadership { id: self.clients.ask(Asked::StepDown(promise)), to }
+            }
+            Request::StepDown { promise } => Input::StepDown { id: self.clients.ask(Asked::StepDown(promise)) },
+            Request::Campaign => Input::Campaign,
+            Request::Propose { .. } | Request::Read { .. } | Request::Shutdown => return Ok(()),
+        };
+        self.step(input)
     }
 
     fn take_ticks(&mut self) -> Result<(), Ended> {
@@ -212,15 +219,9 @@ impl<R, T: Transport> Driver<R, T> {
         }
         if self.ticks_to_sweep == 0 {
             self.ticks_to_sweep = self.options.core.election_timeout_ticks;
-            self.sweep();
+            self.clients.sweep(self.role == RoleKind::Leader);
         }
         Ok(())
-    }
-
-    /// Drops the promises whose clients are gone. They would go with their entries, but a node without a majority may wait long for those.
-    fn sweep(&mut self) {
-        self.waiters.retain(|promise| !promise.is_abandoned());
-        self.readers.retain(|promise| !promise.is_abandoned());
     }
 
     fn step(&mut self, input: Input) -> Result<(), Ended> {
@@ -229,66 +230,86 @@ impl<R, T: Transport> Driver<R, T> {
 
     fn carry_out(&mut self, effect: Effect) -> Result<(), Ended> {
         match effect {
-            Effect::Became { role, term, leader } => {
-                self.is_changed = true;
-                self.reporter.became(role, term, leader);
-            }
+            Effect::Became { role, term, leader } => self.became(role, term, leader),
             Effect::UseMembership(membership) => {
                 self.is_changed = true;
                 self.reporter.membership(&membership);
                 self.ports.transport.use_membership(&membership);
             }
             Effect::Persist(persist) => self.writes.push(persist),
-            Effect::Send(envelope) => self.ports.transport.send(envelope),
-            Effect::Appended { id, first, count } => self.appended(id, first, count),
+            Effect::Load { from, max_bytes } => self.hand_to_log(LogWork::Load(Load { from, max_bytes })),
+            Effect::Send(envelope) => self.send(envelope),
+            Effect::Appended { id, first, count } => self.clients.appended(id, first, count),
             Effect::Apply(entries) => self.apply(entries),
-            Effect::ServeRead { id, index } => {
-                self.readers.serve(id, index);
-                self.answer_readers();
-            }
-            Effect::Refuse { id, reason, leader } => self.refuse(id, RequestError::of_refusal(reason, leader)),
+            Effect::TakeSnapshot(_) => self.hand_to_applier(vec![Task::TakeSnapshot]),
+            Effect::CaptureSnapshot { to } => self.hand_to_applier(vec![Task::Capture { to }]),
+            Effect::InstallSnapshot(snapshot) => self.install(snapshot),
+            Effect::SteppedDown { id } => self.clients.stepped_down(id),
+            Effect::ServeRead { id, index } => self.clients.serve(id, index),
+            Effect::Refuse { id, reason, leader } => self.refuse(id, reason, leader),
             Effect::Discard { from, reason } => self.reporter.discard(from, reason),
             Effect::Halt(violation) => return Err(Ended::Violation(violation)),
         }
         Ok(())
     }
 
-    fn appended(&mut self, id: RequestId, first: EntryId, count: u64) {
-        let proposers = self.proposing.remove(&id).unwrap_or_default();
-        assert_eq!(proposers.len() as u64, count, "a batch is appended as a whole");
-        for (offset, promise) in (0..).zip(proposers) {
-            self.waiters.insert(EntryId::new(first.index.plus(offset), first.term), promise);
+    fn became(&mut self, role: RoleKind, term: Term, leader: Option<NodeId>) {
+        self.is_changed = true;
+        self.role = role;
+        self.reporter.became(role, term, leader);
+        if role != RoleKind::Leader
+            && leader.is_some()
+            && let Some(stopping) = &mut self.stopping
+        {
+            stopping.follows();
+        }
+    }
+
+    /// Sends a message; an `InstallSnapshot` with the copy of the state that was made for it.
+    fn send(&mut self, envelope: Envelope) {
+        let is_install = matches!(envelope.message, Message::InstallSnapshot(_));
+        match self.captured.take_if(|(to, _)| is_install && *to == envelope.to) {
+            Some((_, capture)) => self.ports.transport.send_snapshot(envelope, capture),
+            None => {
+                assert!(!is_install, "a snapshot is sent only with its data");
+                self.ports.transport.send(envelope);
+            }
         }
     }
 
     /// Hands committed entries to the applier, with those who wait for them.
     fn apply(&mut self, entries: Vec<Entry>) {
-        let mut work = Vec::with_capacity(entries.len());
-        for entry in entries {
-            let decision = self.waiters.decide(entry.id);
-            decision.lost.into_iter().for_each(|promise| promise.answer(Err(RequestError::Lost)));
-            work.push(Committed { entry, waiter: decision.applied });
+        let tasks = entries.into_iter().map(|entry| Task::Apply(self.clients.committed(entry))).collect();
+        self.hand_to_applier(tasks);
+    }
+
+    fn install(&mut self, snapshot: Snapshot) {
+        self.reporter.installs(&snapshot);
+        self.clients.covered(snapshot.last.index);
+        self.hand_to_applier(vec![Task::Install(snapshot)]);
+    }
+
+    fn refuse(&mut self, id: RequestId, reason: Refusal, leader: Option<NodeId>) {
+        if let Some(stopping) = &mut self.stopping {
+            stopping.refused(id);
         }
+        self.clients.refused(id, RequestError::of_refusal(reason, leader));
+    }
+
+    fn hand_to_applier(&self, tasks: Vec<Task<R>>) {
         // It fails where the applier has ended; why is on its way.
-        let _ = self.ports.work.send(work);
+        let _ = self.ports.work.send(tasks);
     }
 
-    fn refuse(&mut self, id: RequestId, error: RequestError) {
-        let proposers = self.proposing.remove(&id).unwrap_or_default();
-        proposers.into_iter().for_each(|promise| promise.answer(Err(error)));
-        self.readers.refuse(id).into_iter().for_each(|promise| promise.answer(Err(error)));
-    }
-
-    fn answer_readers(&mut self) {
-        for (index, promise) in self.readers.take_ready(self.applied) {
-            promise.answer(Ok(index));
-        }
+    fn hand_to_log(&self, work: LogWork) {
+        // It fails where the log writer has ended; why is on its way.
+        let _ = self.ports.log.send(work);
     }
 
     fn hand_over_writes(&mut self) {
         if !self.writes.is_empty() {
-            // It fails where the log writer has ended; why is on its way.
-            let _ = self.ports.writes.send(std::mem::take(&mut self.writes));
+            let writes = std::mem::take(&mut self.writes);
+            self.hand_to_log(LogWork::Write(writes));
         }
     }
 
@@ -301,21 +322,29 @@ impl<R, T: Transport> Driver<R, T> {
         });
     }
 
-    fn begin_to_stop(&mut self) {
-        let stop_at = Instant::now() + self.options.shutdown_grace;
-        self.stop_at.get_or_insert(stop_at);
+    /// A leader hands over first, so that the others do not have to find out that it is gone.
+    fn begin_to_stop(&mut self) -> Result<(), Ended> {
+        if self.stopping.is_some() {
+            return Ok(());
+        }
+        let now = Instant::now();
+        let by = now + self.options.shutdown_grace;
+        let Some(to) = successor(&self.core.status()) else {
+            self.stopping = Some(Stopping { by, handover: None });
+            return Ok(());
+        };
+        let id = self.clients.next_request();
+        let election_timeout = self.options.tick * self.options.core.election_timeout_ticks;
+        self.stopping = Some(Stopping { by, handover: Some(Handover { id, by: now + election_timeout }) });
+        self.step(Input::TransferLeadership { id, to })
     }
 
     /// Ends the node once it was asked to stop and nobody waits any more, or their time is up.
     fn stop_if_done(&self) -> Result<(), Ended> {
-        match self.stop_at {
-            Some(at) if self.ports.open.0.budget.is_unused() || Instant::now() >= at => Err(Ended::Shutdown),
+        let is_idle = self.ports.open.0.budget.is_unused();
+        match &self.stopping {
+            Some(stopping) if stopping.is_done(is_idle, Instant::now()) => Err(Ended::Shutdown),
             _ => Ok(()),
         }
-    }
-
-    fn next_request(&mut self) -> RequestId {
-        self.last_request.0 += 1;
-        self.last_request
     }
 }

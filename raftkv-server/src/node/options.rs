@@ -8,7 +8,7 @@ use raft_core::types::NodeId;
 /// A node's settings. All numbers are at least 1.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// The core's settings. Give it a seed of its own at every start.
+    /// The core's settings. Give it a seed of its own at every start. Its `lease` is in microseconds.
     pub core: Config,
     /// How long a tick of the core's clock is.
     pub tick: Duration,
@@ -24,7 +24,8 @@ pub struct Options {
     pub max_inbox_messages: usize,
     /// How many bytes of messages from peers may wait, not counting the message that passes the limit.
     pub max_inbox_bytes: u64,
-    /// How long a stopping node waits for the outcome of the requests under way. Zero: not at all.
+    /// How long a stopping node waits for the outcome of the requests under way. Zero: not at all. A leader may take an election timeout besides, to hand
+    /// over.
     pub shutdown_grace: Duration,
 }
 

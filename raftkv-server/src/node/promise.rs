@@ -22,14 +22,24 @@ pub enum RequestError {
     /// Another entry took the command's place: it certainly was not and will not be applied.
     #[error("the command was lost in a change of leader and will not be applied; propose it again")]
     Lost,
-    /// The node stopped before the outcome was known: the command may or may not be applied.
-    #[error("the node stopped before the outcome was known: the command may or may not be applied")]
+    /// The node stopped before the outcome was known, or has received a snapshot in its place, or does not lead the change any more: it may or may
+    /// not take effect.
+    #[error("the outcome is not known: the request may or may not take effect")]
     Unknown,
     /// The node has stopped. Nothing was done.
     #[error("this node has stopped; nothing was done")]
     Stopped,
-    /// The core would not take it, for another reason. Nothing was done.
-    #[error("refused: {0}")]
+    /// This node is handing leadership over. Nothing was done; try again in a moment, there or here.
+    #[error("leadership is being handed over; nothing was done, try again in a moment")]
+    Transferring,
+    /// Leadership was to be handed over, and the successor did not take it in time: this node still leads, as before.
+    #[error("the successor did not take over in time; this node leads on")]
+    TransferTimedOut,
+    /// Leadership can't go to this node, which is not another voter of the cluster. Nothing was done.
+    #[error("{0} can't take over leadership: it is not another voter of this cluster")]
+    NoSuccessor(NodeId),
+    /// The core would not take it, for another reason: a membership change that makes no sense, or not now. Nothing was done.
+    #[error("refused, and nothing was done: {0}")]
     Refused(Refusal),
 }
 
@@ -38,6 +48,9 @@ impl RequestError {
         match reason {
             Refusal::NotLeader | Refusal::LeadershipLost => Self::NotLeader { leader },
             Refusal::Overloaded => Self::Overloaded,
+            Refusal::Transferring => Self::Transferring,
+            Refusal::TransferTimedOut => Self::TransferTimedOut,
+            Refusal::NoSuccessor(id) => Self::NoSuccessor(id),
             other => Self::Refused(other),
         }
     }

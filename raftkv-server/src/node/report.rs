@@ -1,10 +1,11 @@
 //! What the node tells people.
 
+use std::error::Error;
 use std::time::{Duration, Instant};
 
 use raft_core::effect::{Malformed, RoleKind};
 use raft_core::membership::Membership;
-use raft_core::types::{NodeId, Term};
+use raft_core::types::{NodeId, Snapshot, Term};
 
 /// Writes a line for what matters, and not a flood for what repeats.
 #[derive(Debug)]
@@ -42,6 +43,16 @@ impl Reporter {
         if !learners.is_empty() {
             tracing::info!("{id} uses membership: learners {}", names(learners));
         }
+    }
+
+    pub(super) fn installs(&self, snapshot: &Snapshot) {
+        let id = self.id;
+        tracing::info!("{id} installs a snapshot up to {}", snapshot.last);
+    }
+
+    pub(super) fn no_capture(&self, to: NodeId, error: &dyn Error) {
+        let id = self.id;
+        tracing::warn!("{id} could not copy its state for {to}, and will try again: {error}");
     }
 
     pub(super) fn discard(&mut self, from: NodeId, reason: Malformed) {

@@ -10,14 +10,23 @@ use std::thread::{Builder, JoinHandle};
 
 use crossbeam_channel::Sender;
 use raft_core::effect::Violation;
-use raft_core::types::{Index, NodeId, WriteId};
+use raft_core::input::LoadFailed;
+use raft_core::types::{Entry, Index, NodeId, WriteId};
+
+use super::applier::Captured;
 
 /// What the log writer and the applier tell the driver.
 pub(super) enum Completion {
     /// All writes up to this one are durable.
     Persisted(WriteId),
+    /// What a load asked for, or that it is not there any more.
+    Loaded { from: Index, entries: Result<Vec<Entry>, LoadFailed> },
     /// All entries up to this one are applied.
     Applied(Index),
+    /// The state up to this entry is durable.
+    SnapshotTaken(Index),
+    /// A copy of the state for a node, or why there is none.
+    Captured { to: NodeId, capture: Captured },
     /// The thread has ended, and so must the node.
     Failed(Ended),
 }
@@ -32,8 +41,11 @@ pub enum Ended {
     /// The log could not be written. What is on the disk is not known: look at the disk before starting the node again.
     #[error("the log could not be written: {0}")]
     Disk(#[source] Box<dyn Error + Send + Sync>),
-    /// The state machine could not apply a committed entry.
-    #[error("a committed entry could not be applied: {0}")]
+    /// The log could not be read back. Look at the disk before starting the node again.
+    #[error("the log could not be read: {0}")]
+    DiskRead(#[source] Box<dyn Error + Send + Sync>),
+    /// The state machine could not apply a committed entry, or take or install a snapshot.
+    #[error("the state machine failed: {0}")]
     StateMachine(#[source] Box<dyn Error + Send + Sync>),
     /// A peer broke a rule that safety rests on. Keep all files; they are the evidence.
     #[error("{0}; keep all files")]

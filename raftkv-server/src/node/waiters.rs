@@ -50,6 +50,17 @@ impl<T> Waiters<T> {
         Decision { applied, lost }
     }
 
+    /// A snapshot covers all entries up to `last`: returns those who waited for one of them, and can't learn what became of it.
+    pub(super) fn cover(&mut self, last: Index) -> Vec<T> {
+        let later = self.by_entry.split_off(&(last.next(), Term(0)));
+        std::mem::replace(&mut self.by_entry, later).into_values().collect()
+    }
+
+    /// All who wait.
+    pub(super) fn take_all(&mut self) -> Vec<T> {
+        std::mem::take(&mut self.by_entry).into_values().collect()
+    }
+
     fn take_older_than(&mut self, term: Term) -> impl Iterator<Item = T> + use<T> {
         let all = std::mem::take(&mut self.by_entry);
         let (older, kept): (BTreeMap<_, _>, _) = all.into_iter().partition(|((_, of), _)| *of < term);
@@ -158,6 +169,16 @@ mod tests {
         waiters.insert(id(7, 3), "a");
         waiters.insert(id(9, 3), "b");
         assert_eq!(waiters.decide(id(9, 3)), Decision { applied: Some("b"), lost: vec!["a"] });
+    }
+
+    #[test]
+    fn a_snapshot_covers_those_up_to_its_last_entry() {
+        let mut waiters = Waiters::default();
+        waiters.insert(id(7, 3), "a");
+        waiters.insert(id(8, 4), "b");
+        waiters.insert(id(9, 4), "c");
+        assert_eq!(waiters.cover(Index(8)), ["a", "b"]);
+        assert_eq!(waiters.take_all(), ["c"]);
     }
 
     #[test]
