@@ -96,6 +96,8 @@ pub(crate) const STATE: Format = Format {
     settings: &[
         ("journal_mode", "WAL", "wal"),
         ("synchronous", "NORMAL", "1"),
+        // After a capture, it may be long.
+        ("journal_size_limit", "67108864", "67108864"),
         ("foreign_keys", "ON", "1"),
         ("encoding", "'UTF-8'", "UTF-8"),
     ],
