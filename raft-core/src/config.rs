@@ -12,7 +12,8 @@ pub struct Config {
     pub election_timeout_ticks: u32,
     /// The time between heartbeats. At least 1.
     pub heartbeat_ticks: u32,
-    /// Where the randomness of the timeouts starts from. Should differ between nodes and between starts.
+    /// Where the randomness of the timeouts starts from, and the names of questions to the leader. Differs between nodes, so that they don't stand at
+    /// once, and between starts, so that no late answer to a question of an earlier start is taken for one of this: draw it at random.
     pub seed: u64,
     /// How many bytes of entries an `AppendEntries` carries at the most; a single larger entry still goes, alone.
     pub max_append_bytes: u64,

@@ -58,13 +58,18 @@ impl Node {
                 Role::Leader(leader) => leader.propose(&mut self.replica, id, commands),
                 Role::Follower(_) | Role::Candidate(_) => self.refuse(id),
             },
-            Input::Read { id, mode: _ } => match &mut self.role {
-                Role::Leader(leader) => leader.read(&mut self.replica, id),
-                Role::Follower(_) | Role::Candidate(_) => self.refuse(id),
+            Input::Read { id, mode } => match &mut self.role {
+                Role::Leader(leader) => leader.read(&mut self.replica, id, mode),
+                Role::Follower(follower) => follower.read(&mut self.replica, id),
+                Role::Candidate(_) => self.refuse(id),
             },
             Input::ChangeMembership { id, .. } | Input::LeaveJoint { id } => self.refuse(id),
-            Input::TransferLeadership { id, .. } | Input::StepDown { id } => self.refuse(id),
-            Input::Campaign => (),
+            Input::TransferLeadership { id, to } => match &mut self.role {
+                Role::Leader(leader) => leader.transfer(&mut self.replica, id, to),
+                Role::Follower(_) | Role::Candidate(_) => self.refuse(id),
+            },
+            Input::StepDown { id } => self.step_down(id),
+            Input::Campaign => self.campaign_now(),
             Input::Persisted(write) => self.persisted(write),
             Input::Applied(index) => self.replica.applied(index),
             Input::Loaded { from, entries } => self.loaded(from, entries.ok()),
@@ -106,7 +111,10 @@ impl Node {
                 Role::Leader(leader) => leader.follower_statuses(),
                 Role::Follower(_) | Role::Candidate(_) => Vec::new(),
             },
-            transferring_to: None,
+            transferring_to: match &self.role {
+                Role::Leader(leader) => leader.successor(),
+                Role::Follower(_) | Role::Candidate(_) => None,
+            },
         }
     }
 
@@ -117,7 +125,7 @@ impl Node {
         let has_voice = self.replica.hard_state_is_durable();
         match &mut self.role {
             Role::Follower(follower) => {
-                if has_voice && follower.tick() {
+                if has_voice && follower.tick(&mut self.replica) {
                     self.campaign();
                 }
             }
@@ -149,13 +157,18 @@ impl Node {
             Ordering::Less => return self.replica.refuse_stale(from, term, &message),
             // A pre-vote changes nobody's term.
             Ordering::Greater if matches!(message, Message::RequestPreVote { .. }) => (),
-            // Who hears from a leader does not help to depose it (§6, thesis §4.2.3).
-            Ordering::Greater if matches!(message, Message::RequestVote { .. }) && self.hears_leader() => return,
+            // Who hears from a leader does not help to depose it (§6, thesis §4.2.3), unless the leader wants it (thesis §3.10).
+            Ordering::Greater if is_unasked_vote(&message) && self.hears_leader() => return,
+            // Nor does who is bound by a lease, even if it has lost sight of the leader (thesis §6.4.1).
+            Ordering::Greater | Ordering::Equal if is_unasked_vote(&message) && self.replica.is_bound_by_lease() => {
+                return;
+            }
             Ordering::Greater => self.enter_term(term),
             Ordering::Equal => (),
         }
         if message.is_from_leader() {
             self.recognize(from);
+            self.replica.promise_lease();
         }
         self.dispatch(from, term, message);
     }
@@ -185,6 +198,7 @@ impl Node {
             return;
         }
         match role {
+            Role::Follower(_) if message == Message::TimeoutNow => self.take_over(),
             Role::Follower(follower) => follower.receive(replica, from, term, message),
             Role::Leader(leader) => leader.receive(replica, from, term, message),
             Role::Candidate(candidate) => {
@@ -277,10 +291,31 @@ impl Node {
     }
 
     fn become_follower(&mut self) {
-        if let Role::Leader(leader) = &mut self.role {
-            leader.resign(&mut self.replica);
-        }
         self.change_role(|replica| Role::Follower(Follower::new(replica)));
+    }
+
+    fn step_down(&mut self, id: RequestId) {
+        if !matches!(self.role, Role::Leader(_)) {
+            return self.refuse(id);
+        }
+        self.become_follower();
+        self.replica.order(Effect::SteppedDown { id });
+    }
+
+    /// Stands as if the election timeout had passed. It must not have a promise to keep, to a leader or to a candidate whose vote is being written.
+    fn campaign_now(&mut self) {
+        let leads = matches!(self.role, Role::Leader(_));
+        let is_free = self.replica.hard_state_is_durable() && !self.replica.is_bound_by_lease();
+        if !leads && is_free && self.replica.may_campaign() {
+            self.campaign();
+        }
+    }
+
+    /// Stands because the leader wants it (thesis §3.10): without asking first, since the others still hear from the leader.
+    fn take_over(&mut self) {
+        if self.replica.may_campaign() {
+            self.stand(true);
+        }
     }
 
     /// Stands for election, first by asking whether it would win (thesis §9.6).
@@ -307,16 +342,24 @@ impl Node {
         match (result, candidate.stage()) {
             (VoteResult::Pending, _) => (),
             (VoteResult::Lost, _) => self.become_follower(),
-            (VoteResult::Won, Stage::PreVote) => {
-                self.replica.enter_next_term_as_candidate();
-                self.change_role(|replica| Role::Candidate(Candidate::ask_votes(replica)));
-            }
+            (VoteResult::Won, Stage::PreVote) => self.stand(false),
             (VoteResult::Won, Stage::Vote) => self.change_role(|replica| Role::Leader(Leader::new(replica))),
         }
     }
 
+    /// Enters the next term as a candidate (§5.2).
+    fn stand(&mut self, transfer: bool) {
+        self.replica.enter_next_term_as_candidate();
+        self.change_role(|replica| Role::Candidate(Candidate::ask_votes(replica, transfer)));
+    }
+
     /// Takes on a role. What was withheld was promised in the old one.
     fn change_role(&mut self, role: impl FnOnce(&mut Replica) -> Role) {
+        match &mut self.role {
+            Role::Follower(follower) => follower.resign(&mut self.replica),
+            Role::Leader(leader) => leader.resign(&mut self.replica),
+            Role::Candidate(_) => (),
+        }
         self.replica.drop_withheld();
         self.role = role(&mut self.replica);
         self.announce_role();
@@ -334,6 +377,11 @@ impl Node {
             Role::Leader(_) => RoleKind::Leader,
         }
     }
+}
+
+/// Whether this asks for a vote of which the leader knows nothing.
+fn is_unasked_vote(message: &Message) -> bool {
+    matches!(message, Message::RequestVote { transfer: false, .. })
 }
 
 /// Why a node can't start from what was stored.

@@ -10,7 +10,7 @@ use crate::log::Log;
 use crate::membership::Membership;
 use crate::message::{AppendEntriesReply, AppendResult, Envelope, Message};
 use crate::timer::{Jitter, Timer};
-use crate::types::{Entry, EntryId, HardState, Index, NodeId, Payload, Round, Snapshot, Term, WriteId};
+use crate::types::{Entry, EntryId, HardState, Index, NodeId, Payload, ReadToken, Round, Snapshot, Term, WriteId};
 
 /// What every role works on.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -21,6 +21,10 @@ pub struct Replica {
     jitter: Jitter,
     /// How many elections in a row this node has stood in that nobody won in time.
     undecided_elections: u32,
+    /// For how many ticks it still helps nobody to depose a leader that may rest on a lease.
+    promised_ticks: u32,
+    /// The last name that was made for a question to the leader.
+    last_read_token: ReadToken,
     /// The last entry given to the state machine in an `Apply`.
     applying_index: Index,
     /// The last entry that the state machine has reported. Never above `applying_index`.
@@ -89,12 +93,16 @@ impl Replica {
         let applied_index = log.commit_index();
         let snapshot_index = log.base().index;
         let jitter = Jitter::new(config.seed);
+        // From a place of its own at each start, so that no late answer to a question of an earlier life fits one of this.
+        let last_read_token = ReadToken(jitter.clone().draw_any());
         let mut replica = Self {
             config,
             hard_state,
             log,
             jitter,
             undecided_elections: 0,
+            promised_ticks: 0,
+            last_read_token,
             applying_index: applied_index,
             applied_index,
             applying: VecDeque::new(),
@@ -113,6 +121,8 @@ impl Replica {
         };
         replica.log.evict(replica.config.max_cached_bytes);
         replica.announce_membership();
+        // It may have heard from a leader just before, and forgotten it.
+        replica.promise_lease();
         replica
     }
 
@@ -183,6 +193,27 @@ impl Replica {
         self.undecided_elections = 0;
     }
 
+    /// The next name for a question to the leader.
+    pub fn next_read_token(&mut self) -> ReadToken {
+        self.last_read_token = self.last_read_token.next();
+        self.last_read_token
+    }
+
+    // Leases. What this node has promised a leader outlives its role and its term: it may enter a higher one while the leader still rests on the
+    // promise.
+
+    /// Promises the leader, if it may have a lease, an election timeout without an election (thesis §6.4.1).
+    pub fn promise_lease(&mut self) {
+        if self.config.lease.is_some() {
+            self.promised_ticks = self.config.election_timeout_ticks;
+        }
+    }
+
+    /// Whether the promise still binds: neither to vote for another nor to stand, unless the leader itself wants it.
+    pub fn is_bound_by_lease(&self) -> bool {
+        self.promised_ticks > 0
+    }
+
     // Term and vote.
 
     /// Enters `term`, without a vote in it yet. What was withheld belonged to the old one.
@@ -219,9 +250,9 @@ impl Replica {
     }
 
     /// Answers whether a vote would be granted in the term after `request_term`, which is not below this node's, by a node that
-    /// does not hear from a leader (thesis §9.6). Changes nothing.
+    /// does not hear from a leader (thesis §9.6), and is not bound to one. Changes nothing.
     pub fn answer_pre_vote(&mut self, candidate: NodeId, request_term: Term, last: EntryId) {
-        let granted = last.is_as_recent_as(self.log.last());
+        let granted = last.is_as_recent_as(self.log.last()) && !self.is_bound_by_lease();
         self.send(candidate, Message::RequestPreVoteReply { request_term, granted });
     }
 
@@ -359,8 +390,9 @@ impl Replica {
         };
     }
 
-    /// Time has passed: what could not be read may be readable now.
+    /// Counts one tick: a promise comes to its end, and what could not be read may be readable now.
     pub fn tick(&mut self) {
+        self.promised_ticks = self.promised_ticks.saturating_sub(1);
         if self.reload == Reload::Failed {
             self.reload = Reload::Idle;
         }

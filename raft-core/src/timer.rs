@@ -50,12 +50,16 @@ impl Jitter {
 
     /// A number in `range`, which is not empty.
     pub fn draw(&mut self, range: Range<u32>) -> u32 {
+        range.start + (self.draw_any() % u64::from(range.end - range.start)) as u32
+    }
+
+    /// Any number.
+    pub fn draw_any(&mut self) -> u64 {
         self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.state;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^= z >> 31;
-        range.start + (z % u64::from(range.end - range.start)) as u32
+        z ^ (z >> 31)
     }
 }
 

@@ -24,7 +24,7 @@ macro_rules! folders {
     };
 }
 
-folders!(election, read, replication, restart, safety);
+folders!(election, read, replication, restart, safety, transfer);
 
 fn golden() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden")

@@ -17,7 +17,9 @@ use raft_core::message::{AppendEntries, AppendEntriesReply, AppendResult, Envelo
 use raft_core::node::Node;
 use raft_core::port::Stored;
 use raft_core::status::Status;
-use raft_core::types::{Entry, EntryId, HardState, Index, Member, NodeId, Payload, RequestId, Round, Term, WriteId};
+use raft_core::types::{
+    Entry, EntryId, HardState, Index, Member, Moment, NodeId, Payload, ReadToken, RequestId, Round, Term, WriteId,
+};
 
 use disk::Disk;
 use random::Random;
@@ -100,16 +102,30 @@ struct Draw<'a> {
 impl Draw<'_> {
     /// An input: one that helps the node on, one that nearly makes sense, or nonsense.
     fn input(&mut self) -> Input {
-        match self.random.below(12) {
+        match self.random.below(13) {
+            12 => self.handover(),
             0..3 => Input::Tick,
             3 => Input::Persisted(self.last_write),
             4 => Input::Persisted(WriteId(self.number())),
             5 => Input::Applied(Index(self.number())),
             6 => Input::Propose { id: RequestId(self.number()), commands: self.commands() },
-            7 => Input::Read { mode: ReadMode::Quorum, id: RequestId(self.number()) },
+            7 => Input::Read { mode: self.read_mode(), id: RequestId(self.number()) },
             8 | 9 => self.helpful(),
             _ => Input::Receive(self.envelope()),
         }
+    }
+
+    fn handover(&mut self) -> Input {
+        let id = RequestId(self.number());
+        match self.random.below(4) {
+            0 => Input::StepDown { id },
+            1 => Input::Campaign,
+            _ => Input::TransferLeadership { id, to: self.node() },
+        }
+    }
+
+    fn read_mode(&mut self) -> ReadMode {
+        if self.random.percent(50) { ReadMode::Quorum } else { ReadMode::Lease { now: Moment(self.number()) } }
     }
 
     /// A number that is near to something, or at an end of the range.
@@ -167,9 +183,15 @@ impl Draw<'_> {
     }
 
     fn message(&mut self) -> Message {
-        match self.random.below(8) {
+        match self.random.below(11) {
             0 => Message::RequestPreVote { last: self.id() },
-            1 => Message::RequestVote { last: self.id(), transfer: false },
+            1 => Message::RequestVote { last: self.id(), transfer: self.random.percent(30) },
+            8 => Message::TimeoutNow,
+            9 => Message::ReadIndex { token: ReadToken(self.number()) },
+            10 => {
+                let index = self.random.percent(50).then(|| Index(self.number()));
+                Message::ReadIndexReply { token: ReadToken(self.number()), index }
+            }
             2 => Message::RequestPreVoteReply { request_term: self.term(), granted: self.random.percent(50) },
             3 => Message::RequestVoteReply { granted: self.random.percent(50) },
             4 | 5 => {
@@ -219,7 +241,7 @@ fn draw_payload(random: &mut Random) -> Payload {
 /// Mostly one that makes sense; else one that nobody would write: empty, with nodes of id zero, with voters of whom nothing is recorded.
 fn draw_membership(random: &mut Random) -> Membership {
     let size = random.pick(&[1, 3, 3, 5]);
-    let sensible = Membership::of_voters((1..=size).map(|id| (NodeId(id), Member::default())).collect());
+    let sensible = Membership::of_voters((1..=size).map(|id| (NodeId(id), draw_member(random))).collect());
     if random.percent(60) {
         return sensible;
     }
@@ -229,6 +251,10 @@ fn draw_membership(random: &mut Random) -> Membership {
     let (voters, outgoing, learners, recorded) = (ids(), ids(), ids(), ids());
     let members: BTreeMap<_, _> = recorded.into_iter().map(|id| (id, Member::default())).collect();
     Membership { voters, outgoing, learners, members, ..Membership::default() }
+}
+
+fn draw_member(random: &mut Random) -> Member {
+    Member { priority: random.pick(&[0, 0, 1, u32::MAX]), ..Member::default() }
 }
 
 /// A log and a term that fit together, near the beginning of time or near its end.
@@ -257,6 +283,7 @@ fn draw_config(random: &mut Random) -> Config {
         max_inflight_messages: random.pick(&[1, 2, usize::MAX]),
         max_inflight_bytes: random.pick(&bytes),
         max_uncommitted_bytes: random.pick(&bytes),
+        lease: random.pick(&[None, None, Some(0), Some(2), Some(u64::MAX)]),
         ..Config::new(ME)
     }
 }

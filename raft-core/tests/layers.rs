@@ -21,7 +21,8 @@ const LAYERS: &[&[&str]] = &[
     &["log"],
     &["replica"],
     // The parts of the leader, the roles, and who chooses between them.
-    &["role::leader::followers", "role::leader::reads"],
+    &["role::leader::lease"],
+    &["role::follower::reads", "role::leader::followers", "role::leader::reads", "role::leader::transfer"],
     &["role::candidate", "role::follower", "role::leader"],
     &["role"],
     &["node"],

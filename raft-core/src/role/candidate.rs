@@ -39,9 +39,10 @@ impl Candidate {
     }
 
     /// Asks all voters for their vote in this node's term. Its own counts, and the requests leave, once the vote is durable.
-    pub fn ask_votes(replica: &mut Replica) -> Self {
+    /// `transfer` says that the leader has asked it to stand.
+    pub fn ask_votes(replica: &mut Replica, transfer: bool) -> Self {
         let election = replica.new_vote_timer();
-        request(replica, |last| Message::RequestVote { last, transfer: false });
+        request(replica, |last| Message::RequestVote { last, transfer });
         Self { stage: Stage::Vote, votes: BTreeMap::new(), election }
     }
 

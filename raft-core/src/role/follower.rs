@@ -1,10 +1,13 @@
 //! A follower: stores what its leader sends, and votes.
 
-use crate::effect::Violation;
+mod reads;
+
+use crate::effect::{Effect, Refusal, Violation};
 use crate::message::{AppendEntries, AppendEntriesReply, AppendResult, InstallSnapshot, Message};
 use crate::replica::Replica;
+use crate::role::follower::reads::Reads;
 use crate::timer::Timer;
-use crate::types::{EntryId, Index, NodeId, Round, Term};
+use crate::types::{EntryId, Index, NodeId, RequestId, Round, Term};
 
 /// What a node knows while it does not stand for election (§5.2).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -18,6 +21,8 @@ pub struct Follower {
     acknowledged_index: Index,
     /// The latest of the leader's rounds that was seen.
     round: Round,
+    /// None unless there is a leader to ask.
+    reads: Reads,
 }
 
 impl Follower {
@@ -29,6 +34,7 @@ impl Follower {
             matched_index: Index::ZERO,
             acknowledged_index: Index::ZERO,
             round: Round::default(),
+            reads: Reads::default(),
         }
     }
 
@@ -49,8 +55,27 @@ impl Follower {
     }
 
     /// Counts one tick. True if it is time to stand for election.
-    pub fn tick(&mut self) -> bool {
-        self.election.tick()
+    pub fn tick(&mut self, replica: &mut Replica) -> bool {
+        let stands = self.election.tick();
+        if let Some(leader) = self.leader
+            && !stands
+        {
+            self.reads.tick(replica, leader);
+        }
+        stands
+    }
+
+    /// Answers a read from this node's own state, once the leader has said what that must include.
+    pub fn read(&mut self, replica: &mut Replica, id: RequestId) {
+        match self.leader {
+            Some(leader) => self.reads.add(replica, leader, id),
+            None => replica.order(Effect::Refuse { id, reason: Refusal::NotLeader, leader: None }),
+        }
+    }
+
+    /// Gives up what only a follower of this leader can finish.
+    pub fn resign(&mut self, replica: &mut Replica) {
+        self.reads.give_up(replica);
     }
 
     /// Answers a message of its term, or a pre-vote from below it.
@@ -65,12 +90,16 @@ impl Follower {
             }
             Message::AppendEntries(append) => self.append(replica, from, append),
             Message::InstallSnapshot(install) => self.install(replica, from, install),
+            // The node obeys, which ends this role.
             Message::TimeoutNow => (),
             Message::ReadIndex { token } => replica.send(from, Message::ReadIndexReply { token, index: None }),
-            Message::ReadIndexReply { .. } => (),
+            Message::ReadIndexReply { token, index } => {
+                if self.leader == Some(from) {
+                    self.reads.answered(replica, from, token, index);
+                }
+            }
             // Late answers to a candidate or leader that this node is no more.
             Message::RequestPreVoteReply { .. } | Message::RequestVoteReply { .. } | Message::AppendEntriesReply(_) => {
-                ()
             }
         }
     }

@@ -1,20 +1,25 @@
 //! A leader: replicates its log, commits, and answers reads.
 
 pub mod followers;
+mod lease;
 mod reads;
+mod transfer;
 
 use alloc::vec::Vec;
 use bytes::Bytes;
+use core::cmp::Reverse;
 use core::mem;
 
 use crate::effect::{Effect, Malformed, Refusal};
+use crate::input::ReadMode;
 use crate::message::{AppendEntriesReply, AppendResult, Message};
 use crate::replica::Replica;
 use crate::role::leader::followers::Followers;
-use crate::role::leader::reads::Reads;
+use crate::role::leader::reads::{Reader, Reads};
+use crate::role::leader::transfer::Handover;
 use crate::status::FollowerStatus;
 use crate::timer::Timer;
-use crate::types::{Entry, EntryId, Index, NodeId, Payload, RequestId, Term, WriteId};
+use crate::types::{Entry, EntryId, Index, NodeId, Payload, ReadToken, RequestId, Term, WriteId};
 
 /// For how many election timeouts a leader's disk may stand still: as long as a slow disk takes for a write, and then some.
 const DISK_PATIENCE: u32 = 10;
@@ -24,6 +29,7 @@ const DISK_PATIENCE: u32 = 10;
 pub struct Leader {
     followers: Followers,
     reads: Reads,
+    handover: Handover,
     heartbeat: Timer,
     /// When to see whether a majority still answers.
     quorum_check: Timer,
@@ -52,7 +58,8 @@ impl Leader {
         let noop_index = replica.append(Payload::Noop).index;
         let mut leader = Self {
             followers,
-            reads: Reads::default(),
+            reads: Reads::new(replica.config().lease),
+            handover: Handover::default(),
             heartbeat: Timer::new(replica.config().heartbeat_ticks),
             quorum_check: Timer::new(replica.config().election_timeout_ticks),
             disk_check: Timer::new(replica.config().election_timeout_ticks.saturating_mul(DISK_PATIENCE)),
@@ -68,18 +75,30 @@ impl Leader {
         self.followers.statuses()
     }
 
+    /// To whom it hands over leadership, if it does. No client changes anything meanwhile.
+    pub fn successor(&self) -> Option<NodeId> {
+        self.handover.successor()
+    }
+
     /// Counts one tick: whether a majority still answers, and heartbeats, which a leader that gives up does not send any more.
     pub fn tick(&mut self, replica: &mut Replica) -> Leadership {
         self.followers.tick(replica.config());
-        if self.quorum_check.tick() && !self.followers.take_quorum_active(replica) {
-            return Leadership::Lost;
+        if self.quorum_check.tick() {
+            self.look_for_better_leader(replica);
+            if !self.followers.take_quorum_active(replica) {
+                return Leadership::Lost;
+            }
         }
         if self.disk_check.tick() && self.disk_stands_still(replica) {
             return Leadership::Lost;
         }
         if self.heartbeat.tick() {
+            self.reads.renew_lease();
             self.followers.send_heartbeats(replica, self.reads.round());
+            self.handover.repeat();
         }
+        self.handover.tick(replica);
+        self.advance_handover(replica);
         self.replicate(replica);
         Leadership::Held
     }
@@ -96,6 +115,9 @@ impl Leader {
         if commands.is_empty() {
             return refuse(replica, id, Refusal::Empty);
         }
+        if self.successor().is_some() {
+            return refuse(replica, id, Refusal::Transferring);
+        }
         if replica.log().uncommitted_bytes() > replica.config().max_uncommitted_bytes {
             return refuse(replica, id, Refusal::Overloaded);
         }
@@ -108,13 +130,75 @@ impl Leader {
         self.replicate(replica);
     }
 
-    /// Answers a read once a majority has confirmed that this node still leads (§8, thesis §6.4).
-    pub fn read(&mut self, replica: &mut Replica, id: RequestId) {
+    /// Answers a read once a majority has confirmed that this node still leads (§8, thesis §6.4), or at once under a lease (thesis §6.4.1).
+    pub fn read(&mut self, replica: &mut Replica, id: RequestId, mode: ReadMode) {
+        let index = replica.log().commit_index();
+        if let ReadMode::Lease { now } = mode
+            && self.reads.is_leased(now)
+            && index >= self.noop_index
+        {
+            return replica.order(Effect::ServeRead { id, index });
+        }
+        self.await_quorum(replica, Reader::Client(id));
+    }
+
+    /// Answers a follower what a state must include for a read that begins now.
+    fn read_index(&mut self, replica: &mut Replica, id: NodeId, token: ReadToken) {
+        if !replica.membership().members.contains_key(&id) {
+            // It does not belong to the cluster, as far as is known, and could be anyone.
+            return replica.send(id, Message::ReadIndexReply { token, index: None });
+        }
+        self.await_quorum(replica, Reader::Follower { id, token });
+    }
+
+    fn await_quorum(&mut self, replica: &mut Replica, reader: Reader) {
         let index = replica.log().commit_index().max(self.noop_index);
-        if self.reads.add(id, index) {
+        if self.reads.add(reader, index) {
             self.followers.send_heartbeats(replica, self.reads.round());
         }
         self.confirm_reads(replica);
+    }
+
+    /// Hands leadership over to another voter (thesis §3.10).
+    pub fn transfer(&mut self, replica: &mut Replica, id: RequestId, to: NodeId) {
+        if self.successor().is_some() {
+            return refuse(replica, id, Refusal::Transferring);
+        }
+        if !may_succeed(replica, to) {
+            return refuse(replica, id, Refusal::NoSuccessor(to));
+        }
+        self.begin_handover(replica, Some(id), to);
+    }
+
+    /// From here on another may be elected at any time, so no lease holds, and none will in this term: `TimeoutNow` may arrive late.
+    fn begin_handover(&mut self, replica: &mut Replica, id: Option<RequestId>, to: NodeId) {
+        self.reads.give_up_lease();
+        self.handover.begin(replica.config(), id, to);
+        self.advance_handover(replica);
+    }
+
+    fn advance_handover(&mut self, replica: &mut Replica) {
+        let Some(to) = self.successor() else { return };
+        if !may_succeed(replica, to) {
+            return self.handover.give_up(replica, Refusal::NoSuccessor(to));
+        }
+        self.handover.advance(replica, self.followers.match_index(to));
+    }
+
+    /// Hands over to the voter that should lead rather than this node, if one is there and has caught up.
+    fn look_for_better_leader(&mut self, replica: &mut Replica) {
+        if !self.handover.may_look() {
+            return;
+        }
+        let membership = replica.membership();
+        let priority = |id| membership.members.get(&id).map_or(0, |member| member.priority);
+        let has_caught_up = |id| self.followers.match_index(id) >= replica.log().commit_index().max(self.noop_index);
+        let is_better =
+            |&id: &NodeId| priority(id) > priority(replica.id()) && self.followers.is_active(id) && has_caught_up(id);
+        let best = membership.voters.iter().copied().filter(is_better).max_by_key(|&id| (priority(id), Reverse(id)));
+        if let Some(to) = best {
+            self.begin_handover(replica, None, to);
+        }
     }
 
     /// Answers a message of its term, or a pre-vote from below it.
@@ -129,10 +213,9 @@ impl Leader {
             Message::AppendEntries(_) | Message::InstallSnapshot(_) | Message::TimeoutNow => {
                 unreachable!("another leader in this term stops the node first")
             }
-            Message::ReadIndex { .. } => (),
+            Message::ReadIndex { token } => self.read_index(replica, from, token),
             // Votes that came after the majority's, and an answer to the follower that this node was before.
             Message::RequestPreVoteReply { .. } | Message::RequestVoteReply { .. } | Message::ReadIndexReply { .. } => {
-                ()
             }
         }
     }
@@ -146,6 +229,7 @@ impl Leader {
             AppendResult::Accepted { matched } => {
                 self.followers.accepted(replica.log(), from, matched);
                 self.advance_commit(replica);
+                self.advance_handover(replica);
             }
             AppendResult::Rejected { prev, hint } => self.followers.rejected(replica.log(), from, prev, hint),
         }
@@ -203,6 +287,7 @@ impl Leader {
         for id in self.reads.take_all() {
             replica.order(Effect::Refuse { id, reason: Refusal::LeadershipLost, leader: None });
         }
+        self.handover.conclude(replica);
     }
 
     fn replicate(&mut self, replica: &mut Replica) {
@@ -225,10 +310,20 @@ impl Leader {
         if self.reads.confirm(replica.membership().agreed(round)) {
             self.followers.send_heartbeats(replica, self.reads.round());
         }
-        for (id, index) in self.reads.take_ready(replica.log().commit_index()) {
-            replica.order(Effect::ServeRead { id, index });
+        for (reader, index) in self.reads.take_ready(replica.log().commit_index()) {
+            match reader {
+                Reader::Client(id) => replica.order(Effect::ServeRead { id, index }),
+                Reader::Follower { id, token } => {
+                    replica.send(id, Message::ReadIndexReply { token, index: Some(index) });
+                }
+            }
         }
     }
+}
+
+/// Only another voter can take over, and one that stays.
+fn may_succeed(replica: &Replica, id: NodeId) -> bool {
+    id != replica.id() && replica.membership().voters.contains(&id)
 }
 
 fn refuse(replica: &mut Replica, id: RequestId, reason: Refusal) {

@@ -59,10 +59,12 @@ struct History {
 }
 
 impl Cluster {
-    /// Nodes 1 to `count` that begin together, with the settings that `configure` makes for each.
-    pub fn new(count: u64, configure: impl Fn(NodeId) -> Config) -> Self {
+    /// Nodes 1 to `count` that begin together, of which some should rather lead than others, with the settings that `configure` makes for each.
+    pub fn new(count: u64, preferred: &BTreeSet<NodeId>, configure: impl Fn(NodeId) -> Config) -> Self {
         let ids = (1..=count).map(NodeId);
-        let stored = Stored::first(Membership::of_voters(ids.clone().map(|id| (id, Member::default())).collect()));
+        let priority = |id| (1..).zip(preferred).find(|(_, other)| **other == id).map_or(0, |(priority, _)| priority);
+        let member = |id| (id, Member { priority: priority(id), ..Member::default() });
+        let stored = Stored::first(Membership::of_voters(ids.clone().map(member).collect()));
         let mut cluster = Self {
             machines: ids.map(|id| (id, Machine::new(configure(id), Disk::new(stored.clone())))).collect(),
             network: Network::default(),

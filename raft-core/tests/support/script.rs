@@ -13,6 +13,7 @@
 //! | `cluster nodes=3` | Three nodes begin, and have never had a leader. Silent. More: |
 //! | `leader=n1 [missing=n3]` | n1 leads term 2, and all know what it has committed, but for those missing. |
 //! | `seed=7 max_append_bytes=100` … | The settings of [`Config`]. |
+//! | `prefer=n2/n3` | These have priorities, the highest id the highest; the others have none. |
 //! | `log n1 1@1 2..3@2 [term=3] [vote=n2]` | n1 starts with another disk, which holds these entries. Silent. |
 //! | `elect n2` | Time passes, n2 stands for election, and all messages are delivered until there are none. |
 //! | **time** | |
@@ -158,9 +159,10 @@ fn begin(arguments: &mut ArgumentConsumer<'_>) -> Result<Cluster> {
     let count = required(arguments, "nodes")?;
     let leader = arguments.lookup_parse::<Node>("leader")?;
     let missing = arguments.lookup_parse::<Nodes>("missing")?;
+    let preferred = arguments.lookup_parse::<Nodes>("prefer")?.map(|Nodes(ids)| ids).unwrap_or_default();
     let settings = settings(arguments)?;
     let configure = |id: NodeId| Config { id, seed: settings.seed + id.0, ..settings.clone() };
-    let mut cluster = Cluster::new(count, configure);
+    let mut cluster = Cluster::new(count, &preferred, configure);
     if let Some(Node(leader)) = leader {
         if let Some(Nodes(missing)) = missing {
             cluster.partition(&missing);
@@ -190,6 +192,7 @@ fn settings(arguments: &mut ArgumentConsumer<'_>) -> Result<Config> {
         max_uncommitted_bytes: arguments
             .lookup_parse("max_uncommitted_bytes")?
             .unwrap_or(default.max_uncommitted_bytes),
+        lease: arguments.lookup_parse("lease")?,
         ..default
     })
 }
@@ -250,6 +253,7 @@ fn send(cluster: &mut Cluster, arguments: &mut ArgumentConsumer<'_>) -> Result<(
 /// - `RequestPreVote last=1@1`, `RequestPreVoteReply granted request_term=1`
 /// - `RequestVote last=1@1`, `RequestVoteReply refused`
 /// - `AppendEntries prev=1@1 2..3@2 [commit=1] [round=1]`
+/// - `TimeoutNow`, `ReadIndex token=7`, `ReadIndexReply token=7 [index=3]`
 /// - `AppendEntriesReply matched=3 [round=1]`, `AppendEntriesReply rejected prev=3 hint=1@1 [round=1]`
 fn message(arguments: &mut ArgumentConsumer<'_>) -> Result<Message> {
     let kind = &arguments.next_pos().ok_or("which message?")?.value;

@@ -98,6 +98,11 @@ impl Followers {
         self.by_id.get(&id).map_or(Round::default(), |follower| follower.round)
     }
 
+    /// Whether `id` was heard of since the last check of the quorum.
+    pub fn is_active(&self, id: NodeId) -> bool {
+        self.by_id.get(&id).is_some_and(|follower| follower.active)
+    }
+
     /// Each follower, for people and metrics.
     pub fn statuses(&self) -> Vec<FollowerStatus> {
         let status = |(&id, follower): (&NodeId, &FollowerState)| FollowerStatus {
@@ -116,7 +121,7 @@ impl Followers {
 
     /// Whether a majority, this node included, was heard of since the last call.
     pub fn take_quorum_active(&mut self, replica: &Replica) -> bool {
-        let is_active = |id| id == replica.id() || self.by_id.get(&id).is_some_and(|follower| follower.active);
+        let is_active = |id| id == replica.id() || self.is_active(id);
         let has_quorum = replica.membership().agreed(is_active);
         self.by_id.values_mut().for_each(|follower| follower.active = false);
         has_quorum
