@@ -47,6 +47,11 @@ impl AddressBook {
         self.recorded.get(&id).map_or(Incarnation(0), |member| member.incarnation)
     }
 
+    /// The node's priority in the membership; zero if not known.
+    pub(crate) fn priority(&self, id: NodeId) -> u32 {
+        self.recorded.get(&id).map_or(0, |member| member.priority)
+    }
+
     /// Where the node may be, most likely first, each address once.
     pub(crate) fn addresses(&self, id: NodeId) -> Vec<String> {
         let recorded = self.recorded.get(&id).map(|member| &member.address);
@@ -63,7 +68,7 @@ impl AddressBook {
     pub(crate) fn members(&self) -> impl Iterator<Item = (NodeId, Member)> + '_ {
         self.recorded.iter().map(|(id, member)| {
             let address = self.addresses(*id).into_iter().next().unwrap_or_default();
-            (*id, Member { address, incarnation: member.incarnation })
+            (*id, Member { address, ..member.clone() })
         })
     }
 }
@@ -75,7 +80,7 @@ mod tests {
     const PEER: NodeId = NodeId(2);
 
     fn membership(address: &str) -> Membership {
-        let member = Member { address: address.into(), incarnation: Incarnation(7) };
+        let member = Member { address: address.into(), incarnation: Incarnation(7), priority: 0 };
         Membership::of_voters([(PEER, member)].into())
     }
 

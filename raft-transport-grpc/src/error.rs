@@ -46,6 +46,9 @@ pub enum Error {
     /// It ended the connection in good order.
     #[error("it closed the connection")]
     Closed,
+    /// This node's own copy of its state can't be read.
+    #[error("the captured state can't be read: {0}")]
+    Capture(String),
     /// It has announced another address.
     #[error("it has moved to another address")]
     Moved,
@@ -55,6 +58,20 @@ impl Error {
     /// Whether only a person can mend it.
     pub fn needs_operator(&self) -> bool {
         matches!(self, Self::Address(_) | Self::NoAddress | Self::Mismatch(_) | Self::Refused(_) | Self::Malformed(_))
+    }
+}
+
+impl Error {
+    /// Whether another attempt may do better by itself.
+    pub(crate) fn is_passing(&self) -> bool {
+        match self {
+            Self::Unreachable(_) | Self::TimedOut | Self::NotBegun | Self::Closed | Self::Moved => true,
+            Self::Failed { code, .. } => {
+                matches!(code, Code::Unavailable | Code::DataLoss | Code::Cancelled | Code::Unknown)
+            }
+            Self::Capture(_) => false,
+            _ => !self.needs_operator(),
+        }
     }
 }
 

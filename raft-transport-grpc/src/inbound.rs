@@ -6,14 +6,17 @@ use std::collections::btree_map::Entry;
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use raft_core::types::{Identity, Incarnation, NodeId, Term};
-use raftkv_proto::raft::v1::{AppendEntriesReply, RequestVoteReply};
+use raft_core::types::{Identity, Incarnation, NodeId, ReadToken, Term};
+use raftkv_proto::raft::v1::{AppendEntriesReply, ReadIndexReply, RequestVoteReply};
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
 /// The replies to a peer's `AppendEntries`, as its stream carries them.
 pub(crate) type Replies = ReceiverStream<Result<AppendEntriesReply, Status>>;
+
+/// More questions about reads of one peer do not wait.
+const MAX_READS: usize = 256;
 
 /// The two kinds of election.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -35,15 +38,32 @@ struct Calls {
     closed: bool,
     last_ticket: u64,
     votes: BTreeMap<(NodeId, Ballot), PendingVote>,
+    reads: BTreeMap<(NodeId, ReadToken), PendingRead>,
     streams: BTreeMap<NodeId, PendingStream>,
+    snapshot: Option<PendingSnapshot>,
 }
 
 #[derive(Debug)]
 struct PendingVote {
     ticket: u64,
+    incarnation: Incarnation,
     /// The term of the request.
     term: Term,
     reply: oneshot::Sender<RequestVoteReply>,
+}
+
+#[derive(Debug)]
+struct PendingRead {
+    incarnation: Incarnation,
+    reply: oneshot::Sender<ReadIndexReply>,
+}
+
+/// The snapshot that is being received, if that is not over.
+#[derive(Debug)]
+struct PendingSnapshot {
+    from: Identity,
+    /// Dropped to end it.
+    _reader: oneshot::Sender<Infallible>,
 }
 
 #[derive(Debug)]
@@ -77,15 +97,20 @@ pub(crate) struct OpenStream {
 
 impl Inbound {
     /// Takes the place for the reply to a request for a vote. Fails if a request of a newer term waits, or after the end.
-    pub(crate) fn await_vote(self: &Arc<Self>, from: NodeId, ballot: Ballot, term: Term) -> Result<VoteCall, Status> {
+    pub(crate) fn await_vote(
+        self: &Arc<Self>,
+        from: &Identity,
+        ballot: Ballot,
+        term: Term,
+    ) -> Result<VoteCall, Status> {
         let mut calls = self.calls();
         let ticket = calls.next_ticket()?;
-        let place = (from, ballot);
+        let place = (from.node, ballot);
         if calls.votes.get(&place).is_some_and(|pending| pending.term > term) {
             return Err(superseded());
         }
         let (sender, reply) = oneshot::channel();
-        calls.votes.insert(place, PendingVote { ticket, term, reply: sender });
+        calls.votes.insert(place, PendingVote { ticket, incarnation: from.incarnation, term, reply: sender });
         Ok(VoteCall { inbound: Arc::clone(self), place, ticket, reply })
     }
 
@@ -105,6 +130,39 @@ impl Inbound {
             Entry::Occupied(pending) if fits(pending.get().term) => pending.remove().reply.send(reply).is_ok(),
             _ => false,
         }
+    }
+
+    /// Takes the place for the answer about a read. Fails if too many of the same peer wait, or after the end. A question that is repeated takes
+    /// the place of the earlier one.
+    pub(crate) fn await_read(
+        &self,
+        from: &Identity,
+        token: ReadToken,
+    ) -> Result<oneshot::Receiver<ReadIndexReply>, Status> {
+        let mut calls = self.calls();
+        calls.next_ticket()?;
+        calls.reads.retain(|_, pending| !pending.reply.is_closed());
+        if calls.reads.keys().filter(|(node, _)| *node == from.node).count() >= MAX_READS {
+            return Err(Status::resource_exhausted("too many questions about reads wait already"));
+        }
+        let (reply, receiver) = oneshot::channel();
+        calls.reads.insert((from.node, token), PendingRead { incarnation: from.incarnation, reply });
+        Ok(receiver)
+    }
+
+    /// Answers the question about a read. Returns whether it waited.
+    pub(crate) fn answer_read(&self, to: NodeId, reply: ReadIndexReply) -> bool {
+        let pending = self.calls().reads.remove(&(to, ReadToken(reply.token)));
+        pending.is_some_and(|pending| pending.reply.send(reply).is_ok())
+    }
+
+    /// Makes this the snapshot that is received. What this returns resolves when it must end: when another begins, or its sender is not who it was.
+    pub(crate) fn open_snapshot(&self, from: Identity) -> Result<oneshot::Receiver<Infallible>, Status> {
+        let mut calls = self.calls();
+        calls.next_ticket()?;
+        let (reader, over) = oneshot::channel();
+        calls.snapshot = Some(PendingSnapshot { from, _reader: reader });
+        Ok(over)
     }
 
     /// Makes a new stream the one that replies to this peer go to, of which at most `capacity` wait. The older one ends.
@@ -134,9 +192,13 @@ impl Inbound {
         }
     }
 
-    /// Ends the streams of nodes that are no longer who they were.
-    pub(crate) fn retain_streams(&self, keep: impl Fn(NodeId, Incarnation) -> bool) {
-        self.calls().streams.retain(|id, stream| keep(*id, stream.incarnation));
+    /// Ends all calls of nodes that are no longer who they were.
+    pub(crate) fn retain(&self, keep: impl Fn(NodeId, Incarnation) -> bool) {
+        let mut calls = self.calls();
+        calls.votes.retain(|(id, _), vote| keep(*id, vote.incarnation));
+        calls.reads.retain(|(id, _), read| keep(*id, read.incarnation));
+        calls.streams.retain(|id, stream| keep(*id, stream.incarnation));
+        calls.snapshot.take_if(|snapshot| !keep(snapshot.from.node, snapshot.from.incarnation));
     }
 
     /// Ends everything, and refuses what comes later.
@@ -185,7 +247,7 @@ impl Drop for VoteCall {
     }
 }
 
-fn superseded() -> Status {
+pub(crate) fn superseded() -> Status {
     Status::aborted("superseded by a newer call of the same node")
 }
 
@@ -218,7 +280,7 @@ mod tests {
     #[tokio::test]
     async fn a_vote_waits_for_a_reply_of_its_term_or_a_later_one() {
         let inbound = Arc::new(Inbound::default());
-        let mut call = inbound.await_vote(PEER, Ballot::Vote, Term(5)).unwrap();
+        let mut call = inbound.await_vote(&peer(1), Ballot::Vote, Term(5)).unwrap();
         assert!(!inbound.answer_vote(PEER, vote(4)), "the reply to an earlier request");
         assert!(!inbound.answer_vote(NodeId(3), vote(5)), "another candidate's");
         assert!(!inbound.answer_pre_vote(PEER, pre_vote(5, 5)), "another kind");
@@ -230,7 +292,7 @@ mod tests {
     #[tokio::test]
     async fn a_pre_vote_waits_for_the_reply_that_names_its_term() {
         let inbound = Arc::new(Inbound::default());
-        let mut call = inbound.await_vote(PEER, Ballot::PreVote, Term(5)).unwrap();
+        let mut call = inbound.await_vote(&peer(1), Ballot::PreVote, Term(5)).unwrap();
         assert!(!inbound.answer_pre_vote(PEER, pre_vote(9, 4)));
         assert!(inbound.answer_pre_vote(PEER, pre_vote(3, 5)), "the voter's own term may be lower");
         assert_eq!(call.reply().await.unwrap(), pre_vote(3, 5));
@@ -239,11 +301,11 @@ mod tests {
     #[tokio::test]
     async fn a_newer_request_takes_the_place_of_an_older_one() {
         let inbound = Arc::new(Inbound::default());
-        let mut older = inbound.await_vote(PEER, Ballot::Vote, Term(5)).unwrap();
-        let mut newer = inbound.await_vote(PEER, Ballot::Vote, Term(6)).unwrap();
+        let mut older = inbound.await_vote(&peer(1), Ballot::Vote, Term(5)).unwrap();
+        let mut newer = inbound.await_vote(&peer(1), Ballot::Vote, Term(6)).unwrap();
         assert_eq!(older.reply().await.unwrap_err().code(), Code::Aborted);
         drop(older);
-        assert_eq!(inbound.await_vote(PEER, Ballot::Vote, Term(5)).unwrap_err().code(), Code::Aborted);
+        assert_eq!(inbound.await_vote(&peer(1), Ballot::Vote, Term(5)).unwrap_err().code(), Code::Aborted);
         assert!(inbound.answer_vote(PEER, vote(6)), "giving the older up does not give the newer up");
         assert_eq!(newer.reply().await.unwrap(), vote(6));
     }
@@ -251,7 +313,7 @@ mod tests {
     #[test]
     fn a_call_that_is_given_up_leaves_nothing_behind() {
         let inbound = Arc::new(Inbound::default());
-        drop(inbound.await_vote(PEER, Ballot::Vote, Term(5)).unwrap());
+        drop(inbound.await_vote(&peer(1), Ballot::Vote, Term(5)).unwrap());
         assert!(inbound.calls().votes.is_empty());
         assert!(!inbound.answer_vote(PEER, vote(5)));
     }
@@ -287,12 +349,12 @@ mod tests {
     async fn a_replaced_node_loses_its_stream_and_the_end_closes_all() {
         let inbound = Arc::new(Inbound::default());
         let mut replaced = inbound.open_stream(&peer(1), 2).unwrap();
-        inbound.retain_streams(|_, incarnation| incarnation == Incarnation(2));
+        inbound.retain(|_, incarnation| incarnation == Incarnation(2));
         assert!(replaced.replies.next().await.is_none());
         let mut stream = inbound.open_stream(&peer(2), 2).unwrap();
         inbound.close();
         assert!(stream.replies.next().await.is_none());
         assert_eq!(inbound.open_stream(&peer(2), 2).unwrap_err().code(), Code::Unavailable);
-        assert_eq!(inbound.await_vote(PEER, Ballot::Vote, Term(1)).unwrap_err().code(), Code::Unavailable);
+        assert_eq!(inbound.await_vote(&peer(1), Ballot::Vote, Term(1)).unwrap_err().code(), Code::Unavailable);
     }
 }

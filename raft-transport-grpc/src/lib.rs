@@ -4,7 +4,7 @@
 //! two connections, one for what each of them asks:
 //!
 //! ```text
-//!     core ── send(RequestVote, AppendEntries) ──► link ══ our connection ══► the peer
+//!     core ── send(RequestVote, AppendEntries, …) ► link ══ our connection ══► the peer
 //!          ◄── deliver(its replies) ─────────────────┘
 //!
 //!     core ◄── deliver(its requests) ──────────┐
@@ -26,12 +26,16 @@ pub mod handshake;
 
 mod address_book;
 mod backoff;
+mod destination;
 mod dial;
 mod error;
 mod inbound;
 mod link;
 mod local;
 mod options;
+mod outgoing;
+mod pace;
+mod reception;
 mod recipient;
 mod session;
 mod throttle;
@@ -43,4 +47,4 @@ pub use link::PeerStatus;
 pub use options::Options;
 pub use recipient::Recipient;
 pub use throttle::Throttle;
-pub use transport::{AppendEntriesStream, GrpcTransport};
+pub use transport::{AppendEntriesStream, GrpcTransport, InstallSnapshotStream};

@@ -5,21 +5,18 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use prost::Message as _;
-use raft_core::types::{ClusterId, Incarnation, NodeId};
-use raftkv_proto::raft::v1::raft_service_client::RaftServiceClient;
-use raftkv_proto::raft::v1::{AppendEntriesRequest, IdentifyReply, IdentifyRequest, RequestVoteRequest};
+use raft_core::types::{Incarnation, NodeId};
+use raftkv_proto::raft::v1::AppendEntriesRequest;
 use tokio::runtime::Handle;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
-use tonic::transport::Channel;
+use tokio::time::sleep;
 use tracing::{error, info, warn};
 
 use crate::backoff::Backoff;
-use crate::dial;
+use crate::destination::{Destination, Reached};
 use crate::error::Error;
-use crate::handshake::{self, Handshake};
-use crate::local::Local;
-use crate::session::{Outlet, Session};
+use crate::session::{Ask, Outlet, Session};
 use crate::throttle::Throttle;
 
 /// Whether a peer can be reached, for people.
@@ -44,21 +41,20 @@ pub struct PeerStatus {
 pub(crate) struct Link {
     shared: Arc<Shared>,
     /// Aborts its one task when dropped.
-    _task: JoinSet<()>,
+    task: JoinSet<()>,
 }
 
 /// What the link's task and those who send through it share.
 #[derive(Debug)]
 struct Shared {
-    peer: NodeId,
-    /// The peer's incarnation in the membership; zero if not known.
-    incarnation: Incarnation,
-    local: Arc<Local>,
+    destination: Destination,
     state: Mutex<State>,
     dropped: AtomicU64,
     oversized: Throttle,
     /// The peer was heard from: a pause may end.
     heard: Notify,
+    /// Whether the peer is no member any more: what waits is sent, and then the link ends.
+    retired: watch::Sender<bool>,
 }
 
 #[derive(Debug)]
@@ -87,36 +83,35 @@ enum Said {
 }
 
 impl Link {
-    /// Starts to connect to `peer`, whose incarnation in the membership is given, zero if not known.
-    pub(crate) fn start(peer: NodeId, incarnation: Incarnation, local: Arc<Local>, runtime: &Handle) -> Self {
+    /// Starts to connect.
+    pub(crate) fn start(destination: Destination, runtime: &Handle) -> Self {
         let state = State { outlet: None, address: String::new(), since: Instant::now(), problem: String::new() };
         let shared = Arc::new(Shared {
-            peer,
-            incarnation,
-            local,
+            destination,
             state: Mutex::new(state),
             dropped: AtomicU64::new(0),
             oversized: Throttle::default(),
             heard: Notify::new(),
+            retired: watch::Sender::new(false),
         });
         let mut task = JoinSet::new();
         task.spawn_on(run(Arc::clone(&shared)), runtime);
-        Self { shared, _task: task }
+        Self { shared, task }
     }
 
     /// The incarnation that the peer must have; zero if any.
     pub(crate) fn incarnation(&self) -> Incarnation {
-        self.shared.incarnation
+        self.shared.destination.incarnation
     }
 
-    /// Sends a candidate's request, or drops it.
-    pub(crate) fn request_vote(&self, request: RequestVoteRequest) {
-        self.shared.send(|outlet| outlet.request_vote(request));
+    /// Makes a call, or drops it.
+    pub(crate) fn ask(&self, ask: Ask) {
+        self.shared.send(|outlet| outlet.ask(ask));
     }
 
     /// Sends a leader's request, or drops it.
     pub(crate) fn append_entries(&self, request: AppendEntriesRequest) {
-        let (size_bytes, limit) = (request.encoded_len(), self.shared.local.options.max_message_bytes);
+        let (size_bytes, limit) = (request.encoded_len(), self.shared.destination.local.options.max_message_bytes);
         if size_bytes > limit {
             return self.shared.drop_oversized(size_bytes, limit);
         }
@@ -128,11 +123,19 @@ impl Link {
         self.shared.heard.notify_one();
     }
 
+    /// Ends the link once what waits was sent, so that a node which is removed can learn of it. Nothing waits for a peer that is not connected.
+    pub(crate) fn retire(mut self) {
+        self.shared.retired.send_replace(true);
+        if self.shared.state().outlet.take().is_some() {
+            self.task.detach_all();
+        }
+    }
+
     /// How the link is.
     pub(crate) fn status(&self) -> PeerStatus {
         let state = self.shared.state();
         PeerStatus {
-            id: self.shared.peer,
+            id: self.shared.destination.peer,
             address: state.address.clone(),
             connected: state.outlet.is_some(),
             since: state.since,
@@ -142,18 +145,21 @@ impl Link {
     }
 }
 
-/// The link's task: connects, carries messages until the connection breaks, pauses, and so on until it is aborted.
+/// The link's task: connects, carries messages until the connection breaks, pauses, and so on until it is aborted or retired.
 async fn run(link: Arc<Shared>) {
-    let options = &link.local.options;
+    let options = &link.destination.local.options;
     let mut backoff = Backoff::new(options.backoff_min, options.backoff_max);
-    let mut journal = Journal { peer: link.peer, said: Said::Nothing, complaints: Throttle::default() };
+    let mut journal = Journal { peer: link.destination.peer, said: Said::Nothing, complaints: Throttle::default() };
     loop {
-        match link.reach().await {
+        match link.open().await {
             Ok((session, outlet, address)) => {
                 journal.connected(&address);
                 let started = Instant::now();
                 link.now_connected(outlet, &address);
                 let error = link.carry(session).await;
+                if *link.retired.borrow() {
+                    return;
+                }
                 link.now_down(&address, &error);
                 journal.lost(&address, &error);
                 backoff.connected_for(started.elapsed());
@@ -186,8 +192,8 @@ impl Shared {
     fn drop_oversized(&self, size_bytes: usize, limit: usize) {
         self.dropped.fetch_add(1, Ordering::Relaxed);
         let complaint = format!("a message of {size_bytes} bytes is above the limit of {limit} and can't be sent");
-        if self.oversized.admits(self.peer, &complaint) {
-            error!(peer = %self.peer, "{complaint}");
+        if self.oversized.admits(self.destination.peer, &complaint) {
+            error!(peer = %self.destination.peer, "{complaint}");
         }
     }
 
@@ -202,42 +208,12 @@ impl Shared {
         *state = State { outlet: None, address: address.to_owned(), since, problem: error.to_string() };
     }
 
-    /// Connects at the first of the peer's addresses where it is. Of several failures, tells one that a person can mend.
-    async fn reach(&self) -> Result<(Session, Outlet, String), (Error, String)> {
-        let mut failure = (Error::NoAddress, String::new());
-        let addresses = self.local.book().addresses(self.peer);
-        for (position, address) in addresses.into_iter().enumerate() {
-            match self.reach_at(&address).await {
-                Ok((session, outlet)) => return Ok((session, outlet, address)),
-                Err(error) if position == 0 || !failure.0.needs_operator() => failure = (error, address),
-                Err(_) => (),
-            }
-        }
-        Err(failure)
-    }
-
-    async fn reach_at(&self, address: &str) -> Result<(Session, Outlet), Error> {
-        let mut client = dial::connect(address, &self.local.options).await?;
-        let handshake = Handshake::new(self.local.identity, self.peer);
-        self.check(&mut client, &handshake).await?;
-        Session::open(client, handshake, Arc::clone(&self.local)).await
-    }
-
-    /// Makes sure that it is the peer, before anything is sent to it.
-    async fn check(&self, client: &mut RaftServiceClient<Channel>, handshake: &Handshake) -> Result<(), Error> {
-        let request = IdentifyRequest { caller: Some(self.local.describe()) };
-        let answer = dial::ask(client, handshake, request, self.local.options.connect_timeout).await?;
-        handshake::check_answer(&answer, &self.local.identity, self.peer, self.incarnation)?;
-        if ClusterId(answer.cluster_id) == ClusterId(0) {
-            return Err(Error::NotBegun);
-        }
-        self.note_address(answer);
-        Ok(())
-    }
-
-    fn note_address(&self, answer: IdentifyReply) {
-        if let Some(member) = answer.self_.filter(|member| dial::endpoint(&member.address).is_ok()) {
-            self.local.book().announce(self.peer, member.address);
+    /// Connects, and opens the stream.
+    async fn open(&self) -> Result<(Session, Outlet, String), (Error, String)> {
+        let Reached { client, handshake, address } = self.destination.reach().await?;
+        match Session::open(client, handshake, Arc::clone(&self.destination.local)).await {
+            Ok((session, outlet)) => Ok((session, outlet, address)),
+            Err(error) => Err((error, address)),
         }
     }
 
@@ -252,11 +228,19 @@ impl Shared {
         tokio::select! {
             error = session.run() => error,
             () = moved => Error::Moved,
+            () = self.drained() => Error::Closed,
         }
     }
 
+    /// Resolves when the link is retired and what waited has had its time. The stream ends by itself once all of it was sent.
+    async fn drained(&self) {
+        // It fails only where the link is gone, and this with it.
+        let _ = self.retired.subscribe().wait_for(|retired| *retired).await.map(|_| ());
+        sleep(self.destination.local.options.connect_timeout).await;
+    }
+
     fn announced(&self) -> Option<String> {
-        self.local.book().announced(self.peer).map(str::to_owned)
+        self.destination.local.book().announced(self.destination.peer).map(str::to_owned)
     }
 }
 

@@ -7,13 +7,15 @@ use raft_core::message::{Envelope, Message};
 use raft_core::types::{Identity, Member, NodeId, Term};
 use raftkv_proto::raft::v1::IdentifyReply;
 
-use crate::address_book::AddressBook;
-use crate::convert;
-use crate::handshake::PROTOCOL;
-use crate::options::Options;
+use tonic::Status;
+use tracing::warn;
 
-/// Takes a message for the core; `false` if it can't, and the message is lost.
-pub(crate) type Deliver = Box<dyn Fn(Envelope) -> bool + Send + Sync>;
+use crate::address_book::AddressBook;
+use crate::convert::{self, Malformed};
+use crate::handshake::{Mismatch, PROTOCOL};
+use crate::options::Options;
+use crate::recipient::Recipient;
+use crate::throttle::Throttle;
 
 /// This node, as its connections see it.
 pub(crate) struct Local {
@@ -21,13 +23,14 @@ pub(crate) struct Local {
     /// Where others reach it.
     pub(crate) address: String,
     pub(crate) options: Options,
-    deliver: Deliver,
+    pub(crate) recipient: Box<dyn Recipient>,
     book: Mutex<AddressBook>,
+    refusals: Throttle,
 }
 
 impl Local {
-    pub(crate) fn new(identity: Identity, address: String, options: Options, deliver: Deliver) -> Self {
-        Self { identity, address, options, deliver, book: Mutex::default() }
+    pub(crate) fn new(identity: Identity, address: String, options: Options, recipient: Box<dyn Recipient>) -> Self {
+        Self { identity, address, options, recipient, book: Mutex::default(), refusals: Throttle::default() }
     }
 
     /// The address book. Not to be held over an `await`.
@@ -37,14 +40,35 @@ impl Local {
 
     /// Hands a peer's message to the core. Returns whether it was taken.
     pub(crate) fn deliver(&self, from: NodeId, term: Term, message: Message) -> bool {
-        (self.deliver)(Envelope { from, to: self.identity.node, term, message })
+        self.recipient.deliver(Envelope { from, to: self.identity.node, term, message })
+    }
+
+    /// Refuses a caller, and says so in the log.
+    pub(crate) fn refuse(&self, from: NodeId, mismatch: Mismatch) -> Status {
+        if self.refusals.admits(from, &mismatch.to_string()) {
+            warn!(peer = %from, "refused a call: {mismatch}");
+        }
+        mismatch.into()
+    }
+
+    /// Refuses a message, and says so in the log.
+    pub(crate) fn refuse_malformed(&self, from: NodeId, malformed: &Malformed) -> Status {
+        if self.refusals.admits(from, &malformed.to_string()) {
+            warn!(peer = %from, "refused a message that makes no sense: {malformed}");
+        }
+        match malformed {
+            // The next attempt may do better.
+            Malformed::Checksum { .. } => Status::data_loss(malformed.to_string()),
+            _ => Status::invalid_argument(malformed.to_string()),
+        }
     }
 
     /// What this node says of itself.
     pub(crate) fn describe(&self) -> IdentifyReply {
         let Identity { cluster, node, incarnation } = self.identity;
-        let this = convert::member_to_wire(node, Member { address: self.address.clone(), incarnation });
         let book = self.book();
+        let this = Member { address: self.address.clone(), incarnation, priority: book.priority(node) };
+        let this = convert::member_to_wire(node, this);
         let members = book.members().map(|(id, member)| match id == node {
             true => this.clone(),
             false => convert::member_to_wire(id, member),

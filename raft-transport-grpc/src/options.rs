@@ -1,5 +1,6 @@
 //! The limits of the transport, all in one place.
 
+use std::num::NonZeroU64;
 use std::time::Duration;
 
 use raftkv_proto::raft::v1::raft_service_server::RaftServiceServer;
@@ -12,7 +13,7 @@ use tonic::transport::server::TcpIncoming;
 pub struct Options {
     /// How long a connection attempt may take, and how long `Identify` may take after it.
     pub connect_timeout: Duration,
-    /// How long a request for a vote may stay unanswered, on both sides. Should exceed the election timeout.
+    /// How long a request for a vote, or a question about a read, may stay unanswered, on both sides. Should exceed the election timeout.
     pub vote_timeout: Duration,
     /// A peer that says nothing for this long is asked for a sign of life.
     pub keepalive_interval: Duration,
@@ -28,6 +29,10 @@ pub struct Options {
     pub queue_bytes: usize,
     /// The largest message that is sent or taken. A single log entry must fit, with some 100 bytes to spare.
     pub max_message_bytes: usize,
+    /// How fast a snapshot is sent, at the most. As fast as it goes, if none.
+    pub snapshot_bytes_per_second: Option<NonZeroU64>,
+    /// A snapshot's transfer that has not come forward for this long has failed.
+    pub snapshot_patience: Duration,
 }
 
 impl Default for Options {
@@ -42,6 +47,8 @@ impl Default for Options {
             queue_messages: 1024,
             queue_bytes: 32 << 20,
             max_message_bytes: 16 << 20,
+            snapshot_bytes_per_second: None,
+            snapshot_patience: Duration::from_secs(20),
         }
     }
 }

@@ -2,9 +2,12 @@
 
 use std::sync::Arc;
 
-use raft_core::types::NodeId;
+use raft_core::message::Message;
+use raft_core::types::{NodeId, ReadToken, Term};
 use raftkv_proto::raft::v1::raft_service_client::RaftServiceClient;
-use raftkv_proto::raft::v1::{AppendEntriesReply, AppendEntriesRequest, RequestVoteReply, RequestVoteRequest};
+use raftkv_proto::raft::v1::{
+    AppendEntriesReply, AppendEntriesRequest, ReadIndexRequest, RequestVoteReply, RequestVoteRequest, TimeoutNowRequest,
+};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -19,13 +22,23 @@ use crate::error::Error;
 use crate::handshake::Handshake;
 use crate::local::Local;
 
-/// Candidates ask one question at a time, so few wait.
-const QUEUED_BALLOTS: usize = 8;
+/// Who asks, asks little at a time, so few wait.
+const QUEUED_ASKS: usize = 16;
+/// More calls that are not for votes are not under way at a time: what comes then is dropped.
+const MAX_CALLS: usize = 64;
+
+/// A request that is a call of its own.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Ask {
+    Vote(RequestVoteRequest),
+    TimeoutNow(TimeoutNowRequest),
+    ReadIndex(ReadIndexRequest),
+}
 
 /// Where requests to a connected peer go in. Bounded in messages and in bytes; what finds no room is dropped.
 #[derive(Debug)]
 pub(crate) struct Outlet {
-    ballots: mpsc::Sender<RequestVoteRequest>,
+    asks: mpsc::Sender<Ask>,
     appends: mpsc::Sender<Queued>,
     bytes: Arc<Semaphore>,
 }
@@ -44,15 +57,17 @@ pub(crate) struct Session {
     handshake: Handshake,
     local: Arc<Local>,
     replies: Streaming<AppendEntriesReply>,
-    ballots: mpsc::Receiver<RequestVoteRequest>,
-    /// The call under way, if any.
+    asks: mpsc::Receiver<Ask>,
+    /// The vote that is asked for, if any.
     ballot: JoinSet<Result<(RequestVoteRequest, RequestVoteReply), Status>>,
+    /// Other calls under way, with what their replies say.
+    calls: JoinSet<Result<Option<(Term, Message)>, Error>>,
 }
 
 impl Outlet {
-    /// Queues a candidate's request. Returns whether there was room.
-    pub(crate) fn request_vote(&self, request: RequestVoteRequest) -> bool {
-        self.ballots.try_send(request).is_ok()
+    /// Queues a call. Returns whether there was room.
+    pub(crate) fn ask(&self, ask: Ask) -> bool {
+        self.asks.try_send(ask).is_ok()
     }
 
     /// Queues a leader's request of `size_bytes`. Returns whether there was room.
@@ -74,13 +89,14 @@ impl Session {
     ) -> Result<(Self, Outlet), Error> {
         let options = &local.options;
         let (append_sender, appends) = mpsc::channel(options.queue_messages);
-        let (ballot_sender, ballots) = mpsc::channel(QUEUED_BALLOTS);
+        let (ask_sender, asks) = mpsc::channel(QUEUED_ASKS);
         let requests = ReceiverStream::new(appends).map(|queued: Queued| queued.request);
         let call = client.append_entries(handshake.stamp(requests));
         let replies = timeout(options.connect_timeout, call).await??.into_inner();
         let bytes = Arc::new(Semaphore::new(options.queue_bytes.min(Semaphore::MAX_PERMITS)));
-        let outlet = Outlet { ballots: ballot_sender, appends: append_sender, bytes };
-        Ok((Self { client, handshake, local, replies, ballots, ballot: JoinSet::new() }, outlet))
+        let outlet = Outlet { asks: ask_sender, appends: append_sender, bytes };
+        let (ballot, calls) = (JoinSet::new(), JoinSet::new());
+        Ok((Self { client, handshake, local, replies, asks, ballot, calls }, outlet))
     }
 
     /// Carries messages until the connection breaks, and says why it did.
@@ -94,13 +110,62 @@ impl Session {
                     Ok(result) => self.take_ballot(result),
                     Err(_cancelled) => Ok(()),
                 },
-                Some(request) = self.ballots.recv() => {
-                    self.ask_for_vote(request);
+                Some(done) = self.calls.join_next() => match done {
+                    Ok(result) => self.take_answer(result),
+                    Err(_cancelled) => Ok(()),
+                },
+                Some(ask) = self.asks.recv() => {
+                    self.ask(ask);
                     Ok(())
                 }
             };
             if let Err(error) = step {
                 return error;
+            }
+        }
+    }
+
+    fn ask(&mut self, ask: Ask) {
+        match ask {
+            Ask::Vote(request) => self.ask_for_vote(request),
+            _ if self.calls.len() >= MAX_CALLS => debug!(peer = %self.peer(), "a call was dropped: too many wait"),
+            Ask::TimeoutNow(request) => self.ask_to_stand(request),
+            Ask::ReadIndex(request) => self.ask_about_read(request),
+        }
+    }
+
+    /// Calls `TimeoutNow`.
+    fn ask_to_stand(&mut self, request: TimeoutNowRequest) {
+        let (mut client, limit) = (self.client.clone(), self.local.options.vote_timeout);
+        let call = self.handshake.stamp(request);
+        self.calls.spawn(async move {
+            timeout(limit, client.timeout_now(call)).await??;
+            Ok(None)
+        });
+    }
+
+    /// Calls `ReadIndex`. Many may be under way: each token is a question of its own.
+    fn ask_about_read(&mut self, request: ReadIndexRequest) {
+        let (mut client, limit) = (self.client.clone(), self.local.options.vote_timeout);
+        let call = self.handshake.stamp(request);
+        self.calls.spawn(async move {
+            let reply = timeout(limit, client.read_index(call)).await??.into_inner();
+            Ok(Some(convert::read_reply_from_wire(ReadToken(request.token), reply)?))
+        });
+    }
+
+    fn take_answer(&mut self, result: Result<Option<(Term, Message)>, Error>) -> Result<(), Error> {
+        match result {
+            Ok(None) => Ok(()),
+            Ok(Some((term, message))) => {
+                self.local.deliver(self.peer(), term, message);
+                Ok(())
+            }
+            Err(error) if error.needs_operator() => Err(error),
+            // Nothing unusual; a broken connection ends the stream as well.
+            Err(error) => {
+                debug!(peer = %self.peer(), "no answer: {error}");
+                Ok(())
             }
         }
     }

@@ -6,29 +6,42 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use raft_core::membership::Membership;
 use raft_core::message::{Envelope, Message};
-use raft_core::port::Transport;
-use raft_core::types::{Identity, Incarnation, NodeId};
+use raft_core::port::{Capture, Staging, Transport};
+use raft_core::types::{Identity, Incarnation, NodeId, ReadToken, Term};
 use raftkv_proto::raft::v1::{
-    AppendEntriesReply, AppendEntriesRequest, IdentifyReply, IdentifyRequest, RequestVoteReply, RequestVoteRequest,
+    AppendEntriesReply, AppendEntriesRequest, IdentifyReply, IdentifyRequest, InstallSnapshotReply,
+    InstallSnapshotRequest, ReadIndexReply, ReadIndexRequest, RequestVoteReply, RequestVoteRequest, TimeoutNowReply,
+    TimeoutNowRequest,
 };
 use tokio::runtime::Handle;
+use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status, Streaming};
-use tracing::{debug, warn};
+use tracing::{debug, error};
 
-use crate::convert::{self, Malformed};
+use crate::convert::{self, Announced, Malformed};
+use crate::destination::Destination;
 use crate::dial;
-use crate::handshake::{Handshake, Mismatch, Purpose};
-use crate::inbound::{Ballot, Inbound, OpenStream};
+use crate::handshake::{Handshake, Purpose};
+use crate::inbound::{Ballot, Inbound, OpenStream, superseded};
 use crate::link::{Link, PeerStatus};
 use crate::local::Local;
 use crate::options::Options;
-use crate::throttle::Throttle;
+use crate::outgoing::Outgoing;
+use crate::reception::{Incoming, Reception};
+use crate::recipient::Recipient;
+use crate::session::Ask;
+
+/// More acknowledgements of a snapshot's chunks do not wait to be read.
+const SNAPSHOT_REPLIES: usize = 16;
 
 /// The stream of replies that [`GrpcTransport::append_entries`] answers with.
 pub type AppendEntriesStream = ReceiverStream<Result<AppendEntriesReply, Status>>;
+
+/// The stream of replies that [`GrpcTransport::install_snapshot`] answers with.
+pub type InstallSnapshotStream = ReceiverStream<Result<InstallSnapshotReply, Status>>;
 
 /// Carries the core's messages between this node and its peers. Cloning it is cheap; the last clone ends all connections.
 #[derive(Clone, Debug)]
@@ -41,7 +54,8 @@ struct Inner {
     runtime: Handle,
     links: Mutex<Links>,
     inbound: Arc<Inbound>,
-    refusals: Throttle,
+    outgoing: Arc<Outgoing>,
+    reception: Arc<Reception>,
 }
 
 #[derive(Debug, Default)]
@@ -54,22 +68,24 @@ impl GrpcTransport {
     /// The transport of a node that has begun. It connects to nobody before
     /// [`use_membership`](Transport::use_membership).
     ///
-    /// `advertised_address` is the `host:port` at which peers reach this node. `deliver` takes messages for the core, on the
-    /// runtime's threads, so it must not block; it returns `false` if it can't take one, which is then lost.
+    /// `advertised_address` is the `host:port` at which peers reach this node. `recipient` takes what the core must hear, and `staging` is where a
+    /// snapshot from a peer is put together.
     pub fn new(
         identity: Identity,
         advertised_address: String,
         options: Options,
         runtime: Handle,
-        deliver: impl Fn(Envelope) -> bool + Send + Sync + 'static,
+        recipient: impl Recipient,
+        staging: Arc<dyn Staging>,
     ) -> Self {
-        let local = Local::new(identity, advertised_address, options, Box::new(deliver));
+        let local = Arc::new(Local::new(identity, advertised_address, options, Box::new(recipient)));
         let inner = Inner {
-            local: Arc::new(local),
             runtime,
             links: Mutex::default(),
             inbound: Arc::default(),
-            refusals: Throttle::default(),
+            outgoing: Arc::new(Outgoing::new(Arc::clone(&local))),
+            reception: Arc::new(Reception::new(Arc::clone(&local), staging)),
+            local,
         };
         Self { inner: Arc::new(inner) }
     }
@@ -89,6 +105,7 @@ impl GrpcTransport {
     /// open streams.
     pub fn close(&self) {
         *self.inner.links() = Links { closed: true, ..Links::default() };
+        self.inner.outgoing.close();
         self.inner.inbound.close();
     }
 
@@ -107,15 +124,13 @@ impl GrpcTransport {
         request: Request<RequestVoteRequest>,
     ) -> Result<Response<RequestVoteReply>, Status> {
         let inner = &self.inner;
-        let from = inner.check(request.metadata(), Purpose::Raft)?.from.node;
+        let from = inner.check(request.metadata(), Purpose::Raft)?.from;
         let request = request.into_inner();
-        let (term, message) =
-            convert::vote_request_from_wire(request).map_err(|malformed| inner.refuse_malformed(from, &malformed))?;
+        let refuse = |malformed: Malformed| inner.local.refuse_malformed(from.node, &malformed);
+        let (term, message) = convert::vote_request_from_wire(request).map_err(refuse)?;
         let ballot = if request.pre_vote { Ballot::PreVote } else { Ballot::Vote };
-        let mut call = inner.inbound.await_vote(from, ballot, term)?;
-        if !inner.local.deliver(from, term, message) {
-            return Err(Status::unavailable("this node can't take the request now"));
-        }
+        let mut call = inner.inbound.await_vote(&from, ballot, term)?;
+        inner.deliver(from.node, term, message)?;
         let reply = timeout(inner.local.options.vote_timeout, call.reply()).await;
         reply.map_err(|_| Status::deadline_exceeded("no vote in time"))?.map(Response::new)
     }
@@ -142,6 +157,51 @@ impl GrpcTransport {
         });
         Ok(Response::new(replies))
     }
+
+    /// Hands a leader's request to the core.
+    pub async fn timeout_now(&self, request: Request<TimeoutNowRequest>) -> Result<Response<TimeoutNowReply>, Status> {
+        let from = self.inner.check(request.metadata(), Purpose::Raft)?.from.node;
+        self.inner.deliver(from, Term(request.into_inner().term), Message::TimeoutNow)?;
+        Ok(Response::new(TimeoutNowReply {}))
+    }
+
+    /// Hands a follower's question to the core, and waits for the core's answer.
+    pub async fn read_index(&self, request: Request<ReadIndexRequest>) -> Result<Response<ReadIndexReply>, Status> {
+        let inner = &self.inner;
+        let from = inner.check(request.metadata(), Purpose::Raft)?.from;
+        let ReadIndexRequest { term, token } = request.into_inner();
+        let token = ReadToken(token);
+        let reply = inner.inbound.await_read(&from, token)?;
+        inner.deliver(from.node, Term(term), Message::ReadIndex { token })?;
+        let reply = timeout(inner.local.options.vote_timeout, reply).await;
+        let reply = reply.map_err(|_| Status::deadline_exceeded("no answer about the read in time"))?;
+        reply.map(Response::new).map_err(|_| superseded())
+    }
+
+    /// Puts the data of a leader's snapshot together, and then hands the message to the core, which replies on `AppendEntries`. A snapshot that
+    /// begins later, of whomever, ends this one.
+    pub async fn install_snapshot(
+        &self,
+        request: Request<Streaming<InstallSnapshotRequest>>,
+    ) -> Result<Response<InstallSnapshotStream>, Status> {
+        let from = self.inner.check(request.metadata(), Purpose::Raft)?.from;
+        let over = self.inner.inbound.open_snapshot(from)?;
+        let (replies, stream) = mpsc::channel(SNAPSHOT_REPLIES);
+        let mut incoming = Incoming { from: from.node, requests: request.into_inner(), replies };
+        let reception = Arc::clone(&self.inner.reception);
+        self.inner.runtime.spawn(async move {
+            let result = tokio::select! {
+                biased;
+                _ = over => Err(superseded()),
+                result = reception.receive(&mut incoming) => result,
+            };
+            if let Err(status) = result {
+                // Without room for it the stream ends all the same, with no reason given.
+                let _ = incoming.replies.try_send(Err(status));
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(stream)))
+    }
 }
 
 impl Transport for GrpcTransport {
@@ -151,13 +211,22 @@ impl Transport for GrpcTransport {
         assert!(from == inner.local.identity.node, "the core sends in its own name");
         let answered = match message {
             Message::RequestPreVote { last } => {
-                let request = convert::vote_request_to_wire(term, last, true);
-                return inner.with_link(to, |link| link.request_vote(request));
+                let request = convert::pre_vote_request_to_wire(term, last);
+                return inner.with_link(to, |link| link.ask(Ask::Vote(request)));
             }
-            Message::RequestVote { last } => {
-                let request = convert::vote_request_to_wire(term, last, false);
-                return inner.with_link(to, |link| link.request_vote(request));
+            Message::RequestVote { last, transfer } => {
+                let request = convert::vote_request_to_wire(term, last, transfer);
+                return inner.with_link(to, |link| link.ask(Ask::Vote(request)));
             }
+            Message::TimeoutNow => {
+                let request = TimeoutNowRequest { term: term.0 };
+                return inner.with_link(to, |link| link.ask(Ask::TimeoutNow(request)));
+            }
+            Message::ReadIndex { token } => {
+                let request = convert::read_request_to_wire(term, token);
+                return inner.with_link(to, |link| link.ask(Ask::ReadIndex(request)));
+            }
+            Message::InstallSnapshot(_) => panic!("a snapshot goes with its data, through send_snapshot"),
             Message::AppendEntries(append) => {
                 let request = convert::append_entries_to_wire(term, append);
                 return inner.with_link(to, |link| link.append_entries(request));
@@ -171,27 +240,43 @@ impl Transport for GrpcTransport {
             Message::AppendEntriesReply(reply) => {
                 inner.inbound.answer_append(to, convert::append_reply_to_wire(term, reply))
             }
+            Message::ReadIndexReply { token, index } => {
+                inner.inbound.answer_read(to, convert::read_reply_to_wire(term, token, index))
+            }
         };
         if !answered {
             debug!(peer = %to, "a reply was dropped: no call waits for it");
         }
     }
 
+    fn send_snapshot(&self, envelope: Envelope, capture: Box<dyn Capture>) {
+        let inner = &self.inner;
+        let Envelope { from, to, term, message } = envelope;
+        assert!(from == inner.local.identity.node, "the core sends in its own name");
+        let Message::InstallSnapshot(install) = message else { panic!("{message:?} has no capture") };
+        assert!(capture.last() == install.snapshot.last, "a capture goes with its own snapshot");
+        let Ok(number) = getrandom::u64() else {
+            error!(peer = %to, "no snapshot can be sent: the system gives no random numbers");
+            return inner.local.recipient.snapshot_sent(to, false);
+        };
+        let announced = Announced { capture: number, size_bytes: capture.size_bytes(), term, install };
+        inner.outgoing.start(inner.destination(to), announced, capture, &inner.runtime);
+    }
+
     fn use_membership(&self, membership: &Membership) {
-        let Inner { local, runtime, inbound, .. } = &*self.inner;
+        let Inner { local, runtime, inbound, outgoing, .. } = &*self.inner;
         local.book().record(membership);
+        let recorded = |id: NodeId| membership.members.get(&id).map(|member| member.incarnation);
         let mut links = self.inner.links();
-        let wanted = |id: &NodeId| membership.members.get(id).filter(|_| *id != local.identity.node);
-        links.by_peer.retain(|id, link| wanted(id).is_some_and(|member| member.incarnation == link.incarnation()));
-        for id in membership.nodes().filter(|id| !links.closed && wanted(id).is_some()).collect::<Vec<_>>() {
-            let incarnation = membership.members[&id].incarnation;
-            let start = || Link::start(id, incarnation, Arc::clone(local), runtime);
-            links.by_peer.entry(id).or_insert_with(start);
+        let removed: Vec<_> = links.by_peer.keys().copied().filter(|id| recorded(*id).is_none()).collect();
+        removed.iter().filter_map(|id| links.by_peer.remove(id)).for_each(Link::retire);
+        links.by_peer.retain(|id, link| recorded(*id) == Some(link.incarnation()));
+        for id in membership.nodes().filter(|id| !links.closed && *id != local.identity.node).collect::<Vec<_>>() {
+            links.by_peer.entry(id).or_insert_with(|| Link::start(self.inner.destination(id), runtime));
         }
-        inbound.retain_streams(|id, incarnation| {
-            let recorded = membership.members.get(&id).map_or(Incarnation(0), |member| member.incarnation);
-            recorded == Incarnation(0) || recorded == incarnation
-        });
+        outgoing.retain(|id, incarnation| recorded(id) == Some(incarnation));
+        // A node that is behind may not know its leader: strangers stay.
+        inbound.retain(|id, incarnation| [None, Some(Incarnation(0)), Some(incarnation)].contains(&recorded(id)));
     }
 }
 
@@ -217,27 +302,26 @@ impl Inner {
 
     /// Checks who calls.
     fn check(&self, metadata: &MetadataMap, purpose: Purpose) -> Result<Handshake, Status> {
-        let handshake = Handshake::read(metadata).map_err(|mismatch| self.refuse(NodeId::NONE, mismatch))?;
+        let handshake = Handshake::read(metadata).map_err(|mismatch| self.local.refuse(NodeId::NONE, mismatch))?;
         let from = handshake.from.node;
         let recorded = self.local.book().incarnation(from);
         match handshake.check(&self.local.identity, purpose, recorded) {
             Ok(()) => Ok(handshake),
-            Err(mismatch) => Err(self.refuse(from, mismatch)),
+            Err(mismatch) => Err(self.local.refuse(from, mismatch)),
         }
     }
 
-    fn refuse(&self, from: NodeId, mismatch: Mismatch) -> Status {
-        if self.refusals.admits(from, &mismatch.to_string()) {
-            warn!(peer = %from, "refused a call: {mismatch}");
-        }
-        mismatch.into()
+    /// The peer as the membership has it.
+    fn destination(&self, peer: NodeId) -> Destination {
+        Destination { peer, incarnation: self.local.book().incarnation(peer), local: Arc::clone(&self.local) }
     }
 
-    fn refuse_malformed(&self, from: NodeId, malformed: &Malformed) -> Status {
-        if self.refusals.admits(from, &malformed.to_string()) {
-            warn!(peer = %from, "refused a message that makes no sense: {malformed}");
+    /// Hands a request to the core, and tells the caller if that can't be.
+    fn deliver(&self, from: NodeId, term: Term, message: Message) -> Result<(), Status> {
+        match self.local.deliver(from, term, message) {
+            true => Ok(()),
+            false => Err(Status::unavailable("this node can't take the request now")),
         }
-        Status::invalid_argument(malformed.to_string())
     }
 
     /// Remembers where a caller says it is, if it speaks for itself and is the disk on record.
@@ -257,8 +341,8 @@ impl Inner {
 
     /// Hands one of a leader's requests to the core.
     fn take_append(&self, from: NodeId, request: AppendEntriesRequest) -> Result<(), Status> {
-        let (term, message) =
-            convert::append_entries_from_wire(request).map_err(|malformed| self.refuse_malformed(from, &malformed))?;
+        let refuse = |malformed: Malformed| self.local.refuse_malformed(from, &malformed);
+        let (term, message) = convert::append_entries_from_wire(request).map_err(refuse)?;
         if !self.local.deliver(from, term, message) {
             debug!(peer = %from, "a message was dropped: the node can't take it now");
         }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use raft_core::types::{ClusterId, Identity, Incarnation, NodeId};
 use raft_store_sqlite::{Operation, Outcome as Applied, Statement, StatementResult, Value};
 use raft_transport_grpc::handshake::{Handshake, Mismatch, Purpose};
-use raft_transport_grpc::{AppendEntriesStream, GrpcTransport, Throttle};
+use raft_transport_grpc::{AppendEntriesStream, GrpcTransport, InstallSnapshotStream, Throttle};
 use raftkv_proto::raft::v1 as wire;
 use raftkv_proto::raft::v1::Outcome;
 use raftkv_proto::raft::v1::raft_service_server::RaftService;
@@ -61,6 +61,7 @@ impl RaftApi {
 #[tonic::async_trait]
 impl RaftService for RaftApi {
     type AppendEntriesStream = AppendEntriesStream;
+    type InstallSnapshotStream = InstallSnapshotStream;
 
     async fn identify(&self, request: Request<wire::IdentifyRequest>) -> Result<Response<wire::IdentifyReply>, Status> {
         let has_begun = Handshake::read(request.metadata()).is_ok_and(|it| it.from.cluster != ClusterId::default());
@@ -85,6 +86,27 @@ impl RaftService for RaftApi {
         request: Request<Streaming<wire::AppendEntriesRequest>>,
     ) -> Result<Response<AppendEntriesStream>, Status> {
         self.transport()?.append_entries(request).await
+    }
+
+    async fn install_snapshot(
+        &self,
+        request: Request<Streaming<wire::InstallSnapshotRequest>>,
+    ) -> Result<Response<InstallSnapshotStream>, Status> {
+        self.transport()?.install_snapshot(request).await
+    }
+
+    async fn timeout_now(
+        &self,
+        request: Request<wire::TimeoutNowRequest>,
+    ) -> Result<Response<wire::TimeoutNowReply>, Status> {
+        self.transport()?.timeout_now(request).await
+    }
+
+    async fn read_index(
+        &self,
+        request: Request<wire::ReadIndexRequest>,
+    ) -> Result<Response<wire::ReadIndexReply>, Status> {
+        self.transport()?.read_index(request).await
     }
 
     async fn submit_command(
