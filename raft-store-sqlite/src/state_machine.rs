@@ -16,6 +16,7 @@ mod sql;
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use raft_core::port::{Capture, Staging, StateMachine};
 use raft_core::types::{ClusterId, Entry, EntryId, Payload, Snapshot};
@@ -369,7 +370,8 @@ impl Drop for SqliteStateMachine {
     /// last connection, but not if that is a reader's.
     fn drop(&mut self) {
         if !self.failed {
-            // Nothing is lost where it fails.
+            // Nothing is lost where it fails, so a stop doesn't wait for those who still read.
+            let _ = self.connection.busy_timeout(Duration::ZERO);
             let _ = self.connection.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)");
         }
     }

@@ -22,11 +22,13 @@ fn source() -> Store {
     store.sql(&[
         "CREATE TABLE t (a, at DEFAULT CURRENT_TIMESTAMP)",
         "CREATE TABLE w (a PRIMARY KEY) WITHOUT ROWID",
+        "CREATE TABLE c (a CHECK (random() % 2))",
         "CREATE INDEX i ON t (a)",
         "CREATE VIEW v AS SELECT a FROM t",
         "CREATE TRIGGER g AFTER INSERT ON t BEGIN INSERT INTO w VALUES (new.rowid); END",
         "INSERT INTO t (rowid, a) VALUES (7, randomblob(5000)), (3, 1.5), (100, NULL)",
         "DELETE FROM t WHERE rowid = 3",
+        "INSERT OR IGNORE INTO c WITH RECURSIVE r (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM r WHERE n < 50) SELECT n FROM r",
     ]);
     store.run(put("colour", "blue"));
     store
@@ -203,6 +205,22 @@ fn receiving_goes_on_where_it_was_broken_off() {
 }
 
 #[test]
+fn what_was_received_in_vain_is_removed_once_the_state_is_past_it() {
+    let mut source = source();
+    let (last, bytes) = (last(&source), captured(&mut source));
+    let mut target = Store::new();
+    receive(&target.parts.state_machine.staging(), last, &bytes).unwrap();
+    for _ in 1..last.index.0 {
+        target.run(put("a", "1"));
+    }
+    target.parts.state_machine.take_snapshot().unwrap();
+    assert_eq!(files(target.folder.path()).len(), 1, "it may still be needed");
+    target.run(put("a", "1"));
+    target.parts.state_machine.take_snapshot().unwrap();
+    assert!(files(target.folder.path()).is_empty());
+}
+
+#[test]
 fn what_is_not_the_promised_state_is_refused_and_can_be_received_again() {
     let mut source = source();
     let (last, bytes) = (last(&source), captured(&mut source));
@@ -307,6 +325,8 @@ fn a_crash_at_any_step_of_an_install_leaves_the_old_state_or_the_new() {
     let (old, new) = (target.dump(), source.dump());
     let folder = target.folder.path();
 
+    let mut capture = target.parts.state_machine.capture().unwrap();
+    all_of(&mut *capture);
     let mut images = Vec::new();
     let staging = target.parts.state_machine.staging();
     staging.begin(1, last, bytes.len() as u64).unwrap();
@@ -336,7 +356,7 @@ fn a_crash_at_any_step_of_an_install_leaves_the_old_state_or_the_new() {
         for start in ["first", "second"] {
             let mut parts = open(image.path()).unwrap();
             assert_eq!(dump_of(image.path()), *expected, "{step}, {start} start");
-            assert!(files(image.path()).is_empty(), "{step}: leftovers are removed");
+            assert!(files(image.path()).is_empty(), "{step}: leftovers are removed, the capture's among them");
             let stored = parts.log.load().unwrap();
             let applied = parts.state_machine.applied().unwrap();
             assert!(applied.index >= stored.snapshot.last.index, "{step}: the log holds what the state lacks");
