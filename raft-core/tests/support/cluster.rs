@@ -10,15 +10,15 @@ use std::mem;
 use bytes::Bytes;
 use raft_core::config::Config;
 use raft_core::effect::{Effect, Persist, RoleKind};
-use raft_core::input::{Input, ReadMode};
+use raft_core::input::{Input, LoadFailed, ReadMode};
 use raft_core::membership::Membership;
 use raft_core::message::{AppendEntriesReply, AppendResult, Envelope, Message};
 use raft_core::node::{BootError, Node};
 use raft_core::port::Stored;
 use raft_core::status::Status;
-use raft_core::types::{Entry, EntryId, HardState, Index, Member, NodeId, RequestId, Term, WriteId};
+use raft_core::types::{Entry, EntryId, HardState, Index, Member, NodeId, Payload, RequestId, Snapshot, Term, WriteId};
 
-use crate::support::disk::Disk;
+use crate::support::disk::{self, Disk};
 use crate::support::network::{Filter, Network};
 use crate::support::trace::{self, Standing};
 
@@ -45,10 +45,36 @@ struct Machine {
     disk: Disk,
     /// What the state machine has applied, from the first entry on. It survives a crash.
     applied: Vec<Entry>,
+    /// What this machine takes its time for.
+    held: BTreeSet<Work>,
+    /// What it has been told to do and has not done yet.
+    waiting: Vec<Order>,
     /// The last write that was ordered.
     last_write: WriteId,
     /// What was last announced.
     standing: Standing,
+}
+
+/// What a machine does at once, unless it is held up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Work {
+    /// Reading entries that have left the node's memory.
+    Loads,
+    /// Making the state durable.
+    Snapshots,
+    /// Making a copy of the state for another node.
+    Captures,
+    /// Saying how the transfer of a snapshot has ended.
+    Reports,
+}
+
+/// One piece of such work.
+#[derive(Clone, Debug)]
+enum Order {
+    Load { from: Index, max_bytes: u64 },
+    TakeSnapshot(Index),
+    Capture { to: NodeId },
+    Report { to: NodeId, arrived: bool },
 }
 
 /// What may never be contradicted, whatever happens later.
@@ -73,7 +99,7 @@ impl Cluster {
             history: History::default(),
         };
         for id in cluster.ids() {
-            cluster.start(id, EntryId::ZERO).expect("a new node can start");
+            cluster.start(id, EntryId::ZERO, None).expect("a new node can start");
         }
         cluster
     }
@@ -207,8 +233,22 @@ impl Cluster {
     /// Loses the messages that `filter` means.
     pub fn drop(&mut self, filter: &Filter) -> usize {
         let envelopes = self.network.take(filter);
-        envelopes.iter().for_each(|envelope| self.note(trace::sent(envelope, "↛")));
+        envelopes.iter().for_each(|envelope| self.lose(envelope));
         envelopes.len()
+    }
+
+    fn lose(&mut self, envelope: &Envelope) {
+        self.note(trace::sent(envelope, "↛"));
+        self.report(envelope, false);
+    }
+
+    /// Whoever has sent a snapshot hears whether it has arrived.
+    fn report(&mut self, envelope: &Envelope, arrived: bool) {
+        let Envelope { from, to, message, .. } = envelope;
+        let carries_snapshot = matches!(message, Message::InstallSnapshot(_));
+        if carries_snapshot && self.machines.contains_key(from) && self.is_up(*from) {
+            self.order(*from, Work::Reports, Order::Report { to: *to, arrived });
+        }
     }
 
     /// Puts a copy of the messages that `filter` means after all that are under way.
@@ -260,14 +300,15 @@ impl Cluster {
     /// A message arrives at `id`, whomever it is addressed to.
     pub fn receive_at(&mut self, id: NodeId, envelope: Envelope) {
         if !self.is_up(id) {
-            return self.note(trace::sent(&envelope, "↛"));
+            return self.lose(&envelope);
         }
         let before = self.node(id).clone();
         let line = trace::received(&envelope);
-        if !self.step(id, Input::Receive(envelope)) {
+        if !self.step(id, Input::Receive(envelope.clone())) {
             let reaction = if *self.node(id) == before { "unmoved by" } else { "notes" };
             self.note(format!("{} {reaction} {line}", self.name(id)));
         }
+        self.report(&envelope, true);
     }
 
     // Clients.
@@ -323,30 +364,50 @@ impl Cluster {
         let machine = self.machine_mut(id);
         machine.node = None;
         machine.disk.lose_unconfirmed();
+        machine.held.clear();
+        machine.waiting.clear();
     }
 
-    /// A node ends, and starts again from its disk. Its state machine has kept what it has applied.
-    pub fn restart(&mut self, id: NodeId) -> Result<(), BootError> {
+    /// A node ends, and starts again from its disk, of which it is handed `in_memory` entries, or all. Its state machine has kept what it has applied,
+    /// and installs a snapshot that it had not installed yet.
+    pub fn restart(&mut self, id: NodeId, in_memory: Option<usize>) -> Result<(), BootError> {
+        self.crash(id);
         let applied = self.applied(id).last().map_or(EntryId::ZERO, |entry| entry.id);
-        self.restart_with_applied(id, applied)
+        let recorded = self.durable(id).snapshot.clone();
+        if applied.index >= recorded.last.index {
+            return self.start(id, applied, in_memory);
+        }
+        self.note(format!("{id} installs snapshot {}", trace::snapshot(&recorded)));
+        self.machine_mut(id).applied = self.state_at(recorded.last);
+        self.start(id, recorded.last, in_memory)
     }
 
     /// A node ends, and starts again from its disk, with a state machine that says it has applied `applied`.
     pub fn restart_with_applied(&mut self, id: NodeId, applied: EntryId) -> Result<(), BootError> {
         self.crash(id);
-        self.start(id, applied)
+        self.start(id, applied, None)
     }
 
-    /// A node ends, and starts again with another disk and an empty state machine.
+    /// A node ends, and starts again with another disk, and a state machine with what the log begins after.
     pub fn replace_disk(&mut self, id: NodeId, stored: Stored) -> Result<(), BootError> {
         self.crash(id);
+        let applied = stored.snapshot.last;
+        self.machine_mut(id).applied = self.state_at(applied);
         self.machine_mut(id).disk = Disk::new(stored);
-        self.start(id, EntryId::ZERO)
+        self.start(id, applied, None)
     }
 
-    fn start(&mut self, id: NodeId, applied: EntryId) -> Result<(), BootError> {
+    /// The state that includes all up to `last`. Of what nobody has applied, no more is known than that it was there.
+    fn state_at(&self, last: EntryId) -> Vec<Entry> {
+        let unknown = |index| Entry { id: EntryId::new(index, last.term), payload: Payload::Noop };
+        let entry = |index| self.history.applied.get(&index).cloned().unwrap_or_else(|| unknown(index));
+        (1..=last.index.0).map(|index| entry(Index(index))).collect()
+    }
+
+    fn start(&mut self, id: NodeId, applied: EntryId, in_memory: Option<usize>) -> Result<(), BootError> {
         let machine = self.machine_mut(id);
-        let node = Node::new(machine.config.clone(), machine.disk.durable().clone(), applied)?;
+        let stored = disk::handing_over(machine.disk.durable().clone(), in_memory);
+        let node = Node::new(machine.config.clone(), stored, applied)?;
         machine.standing = Standing::of(&node.status());
         machine.last_write = WriteId(0);
         machine.applied.truncate(applied.index.0 as usize);
@@ -360,9 +421,9 @@ impl Cluster {
     fn note_start(&mut self, id: NodeId) {
         let machine = self.machine(id);
         let HardState { vote, .. } = machine.disk.durable().hard_state;
-        let entries = trace::runs(&machine.disk.durable().entries);
+        let log = trace::log(machine.disk.durable());
         let vote = vote.map(|vote| format!(" vote={vote}")).unwrap_or_default();
-        self.note(format!("{} starts{vote} applied={} log {entries}", machine.standing, machine.applied.len()));
+        self.note(format!("{} starts{vote} applied={} {log}", machine.standing, machine.applied.len()));
     }
 
     // The driver's work.
@@ -372,11 +433,90 @@ impl Cluster {
         let Some(node) = &mut self.machine_mut(id).node else { return false };
         let effects = node.step(input);
         let acts = !effects.is_empty();
-        for effect in effects {
-            self.carry_out(id, effect);
+        let answers: Vec<Input> = effects.into_iter().filter_map(|effect| self.carry_out(id, effect)).collect();
+        for answer in answers {
+            self.step(id, answer);
         }
         self.flush(id);
         acts
+    }
+
+    // What machines do at once, unless they are held up.
+
+    /// From now on this work waits for [`release`](Self::release).
+    pub fn hold(&mut self, id: NodeId, work: Work) {
+        self.machine_mut(id).held.insert(work);
+    }
+
+    /// Does the work that waits, and does it at once from now on. Returns how much it was.
+    pub fn release(&mut self, id: NodeId, work: Work) -> usize {
+        self.machine_mut(id).held.remove(&work);
+        let orders = self.take_waiting(id, work);
+        let count = orders.len();
+        for order in orders {
+            self.fulfil(id, order);
+        }
+        count
+    }
+
+    /// The work that waits fails. Returns how much it was.
+    pub fn fail(&mut self, id: NodeId, work: Work) -> usize {
+        let orders = self.take_waiting(id, work);
+        let count = orders.len();
+        for order in orders {
+            match order {
+                Order::Load { from, .. } => {
+                    self.note(format!("{} load {from} fails", self.name(id)));
+                    self.step(id, Input::Loaded { from, entries: Err(LoadFailed) });
+                }
+                Order::Capture { to } | Order::Report { to, .. } => {
+                    self.fulfil(id, Order::Report { to, arrived: false });
+                }
+                Order::TakeSnapshot(_) => panic!("a node whose state can't be made durable is at its end"),
+            }
+        }
+        count
+    }
+
+    fn take_waiting(&mut self, id: NodeId, work: Work) -> Vec<Order> {
+        self.machine_mut(id).waiting.extract_if(.., |order| order.work() == work).collect()
+    }
+
+    /// Does a piece of work, now or when it is released.
+    fn order(&mut self, id: NodeId, work: Work, order: Order) {
+        if let Some(answer) = self.answer_unless_held(id, work, order) {
+            self.step(id, answer);
+        }
+    }
+
+    fn fulfil(&mut self, id: NodeId, order: Order) {
+        let answer = self.answer(id, order);
+        self.step(id, answer);
+    }
+
+    fn answer_unless_held(&mut self, id: NodeId, work: Work, order: Order) -> Option<Input> {
+        let machine = self.machine_mut(id);
+        if machine.held.contains(&work) {
+            machine.waiting.push(order);
+            return None;
+        }
+        Some(self.answer(id, order))
+    }
+
+    fn answer(&mut self, id: NodeId, order: Order) -> Input {
+        match order {
+            Order::Load { from, max_bytes } => {
+                let entries = disk::read(self.durable(id), from, max_bytes);
+                Input::Loaded { from, entries: if entries.is_empty() { Err(LoadFailed) } else { Ok(entries) } }
+            }
+            Order::TakeSnapshot(index) => Input::SnapshotTaken(index),
+            Order::Capture { to } => Input::SnapshotCaptured { to, index: Index(self.applied(id).len() as u64) },
+            Order::Report { to, arrived } => {
+                let end = if arrived { "has arrived" } else { "has failed" };
+                self.note(format!("{} snapshot for {to} {end}", self.name(id)));
+                Input::SnapshotSent { to, arrived }
+            }
+        }
     }
 
     /// A disk that is not held is at once done with what was written.
@@ -389,7 +529,8 @@ impl Cluster {
         }
     }
 
-    fn carry_out(&mut self, id: NodeId, effect: Effect) {
+    /// Carries out an effect. Returns its answer, which the node hears after all that it has ordered is done.
+    fn carry_out(&mut self, id: NodeId, effect: Effect) -> Option<Input> {
         let name = self.name(id);
         match effect {
             Effect::Became { role, term, leader } => self.became(Standing { id, role, term, leader }),
@@ -399,15 +540,20 @@ impl Cluster {
             Effect::Appended { id, first, count } => {
                 self.note(format!("{name} appended {id} {}", trace::range(first, count)));
             }
-            Effect::Apply(entries) => self.apply(id, entries),
-            Effect::Load { from, max_bytes } => self.note(format!("{name} load {from} max_bytes={max_bytes}")),
+            Effect::Apply(entries) => return Some(self.apply(id, entries)),
+            Effect::Load { from, max_bytes } => {
+                self.note(format!("{name} load {from} max_bytes={max_bytes}"));
+                return self.answer_unless_held(id, Work::Loads, Order::Load { from, max_bytes });
+            }
             Effect::TakeSnapshot(snapshot) => {
                 self.note(format!("{name} take snapshot {}", trace::snapshot(&snapshot)));
+                return self.answer_unless_held(id, Work::Snapshots, Order::TakeSnapshot(snapshot.last.index));
             }
-            Effect::CaptureSnapshot { to } => self.note(format!("{name} capture snapshot for {to}")),
-            Effect::InstallSnapshot(snapshot) => {
-                self.note(format!("{name} install snapshot {}", trace::snapshot(&snapshot)));
+            Effect::CaptureSnapshot { to } => {
+                self.note(format!("{name} capture snapshot for {to}"));
+                return self.answer_unless_held(id, Work::Captures, Order::Capture { to });
             }
+            Effect::InstallSnapshot(snapshot) => return Some(self.install(id, &snapshot)),
             Effect::SteppedDown { id } => self.note(format!("{name} stepped down {id}")),
             Effect::ServeRead { id, index } => self.note(format!("{name} {}", trace::serve(id, index))),
             Effect::Refuse { id, reason, leader } => {
@@ -417,6 +563,7 @@ impl Cluster {
             Effect::Discard { from, reason } => self.note(format!("{name} discard from {from}: {reason}")),
             Effect::Halt(violation) => self.note(format!("{name} halt: {violation}")),
         }
+        None
     }
 
     fn became(&mut self, standing: Standing) {
@@ -439,16 +586,19 @@ impl Cluster {
     fn send(&mut self, id: NodeId, envelope: Envelope) {
         assert_eq!(envelope.from, id, "a node sends in its own name");
         self.check_promise(&envelope);
-        let line = |arrow| trace::sent(&envelope, arrow);
-        let (under_way, lost) = (line("→"), line("↛"));
+        let under_way = trace::sent(&envelope, "→");
         let arrives = self.machines.get(&envelope.to).is_some_and(|machine| machine.node.is_some());
-        let is_sent = arrives && self.network.send(envelope);
-        self.note(if is_sent { under_way } else { lost });
+        if arrives && self.network.send(envelope.clone()) {
+            self.note(under_way);
+        } else {
+            self.lose(&envelope);
+        }
     }
 
     /// A message may only promise what is durable.
     fn check_promise(&self, Envelope { from, to, term, message }: &Envelope) {
-        let Stored { hard_state, entries, .. } = self.durable(*from);
+        let stored = self.durable(*from);
+        let hard_state = stored.hard_state;
         assert!(hard_state.term >= *term, "a message of term {term} leaves {from} before that term is durable");
         match message {
             Message::RequestVote { .. } => {
@@ -456,19 +606,19 @@ impl Cluster {
             }
             Message::RequestVoteReply { granted: true } => {
                 assert_eq!(
-                    *hard_state,
+                    hard_state,
                     HardState { term: *term, vote: Some(*to) },
                     "a vote is durable before it is sent"
                 );
             }
             Message::AppendEntriesReply(AppendEntriesReply { result: AppendResult::Accepted { matched }, .. }) => {
-                assert!(matched.0 <= entries.len() as u64, "what is acknowledged is durable");
+                assert!(*matched <= stored.last().index, "what is acknowledged is durable");
             }
             _ => (),
         }
     }
 
-    fn apply(&mut self, id: NodeId, entries: Vec<Entry>) {
+    fn apply(&mut self, id: NodeId, entries: Vec<Entry>) -> Input {
         self.note(format!("{} apply {}", self.name(id), trace::contents(&entries)));
         let machine = self.machines.get_mut(&id).expect("it has just ordered this");
         for entry in &entries {
@@ -479,7 +629,16 @@ impl Cluster {
             machine.applied.push(entry.clone());
         }
         let last = entries.last().expect("there is something to apply");
-        self.step(id, Input::Applied(last.id.index));
+        Input::Applied(last.id.index)
+    }
+
+    fn install(&mut self, id: NodeId, snapshot: &Snapshot) -> Input {
+        self.note(format!("{} install snapshot {}", self.name(id), trace::snapshot(snapshot)));
+        let recorded = &self.durable(id).snapshot;
+        assert!(recorded.last.index >= snapshot.last.index, "a snapshot is recorded before it replaces the state");
+        assert!(snapshot.last.index.0 > self.applied(id).len() as u64, "a state only moves on");
+        self.machine_mut(id).applied = self.state_at(snapshot.last);
+        Input::Applied(snapshot.last.index)
     }
 
     /// A node and its term: `n3@2`.
@@ -491,6 +650,26 @@ impl Cluster {
 impl Machine {
     fn new(config: Config, disk: Disk) -> Self {
         let standing = Standing { id: config.id, role: RoleKind::Follower, term: Term(0), leader: None };
-        Self { config, node: None, disk, applied: Vec::new(), last_write: WriteId(0), standing }
+        Self {
+            config,
+            node: None,
+            disk,
+            applied: Vec::new(),
+            held: BTreeSet::new(),
+            waiting: Vec::new(),
+            last_write: WriteId(0),
+            standing,
+        }
+    }
+}
+
+impl Order {
+    fn work(&self) -> Work {
+        match self {
+            Self::Load { .. } => Work::Loads,
+            Self::TakeSnapshot(_) => Work::Snapshots,
+            Self::Capture { .. } => Work::Captures,
+            Self::Report { .. } => Work::Reports,
+        }
     }
 }

@@ -15,6 +15,7 @@
 //! | `seed=7 max_append_bytes=100` … | The settings of [`Config`]. |
 //! | `prefer=n2/n3` | These have priorities, the highest id the highest; the others have none. |
 //! | `log n1 1@1 2..3@2 [term=3] [vote=n2]` | n1 starts with another disk, which holds these entries. Silent. |
+//! | `log n1 after=5@2 [members=n1/n2] 6@2` | The same, of a log that begins after a snapshot, which its state includes. |
 //! | `elect n2` | Time passes, n2 stands for election, and all messages are delivered until there are none. |
 //! | **time** | |
 //! | `tick [n1] [count=5]` | One tick passes, or several, at n1 or everywhere. |
@@ -39,6 +40,11 @@
 //! | `disk n1 hold` | Writes take until `disk n1 confirm 4` (up to write 4) or `disk n1 release` (all). |
 //! | `crash n1` | n1 ends. What was not durable is lost, and so is what is sent to it. |
 //! | `restart n1 [applied=3@2]` | n1 starts again from its disk, and its state machine where it stood, or there. |
+//! | `restart n1 memory=2` | The same; the store hands over the last two entries only. |
+//! | `hold n1 loads` | From now on n1 takes its time to read entries; or for its own `snapshots`, `captures` for others, `reports` of their end. |
+//! | `release n1 loads` `fail n1 loads` | What waits is done, and all to come at once; or what waits fails. |
+//! | `snapshot n1 5` | n1's state is durable up to entry 5, although nobody has asked. |
+//! | `progress n1 to=n3` | A part of the snapshot from n1 has arrived at n3. |
 //! | **to look** | |
 //! | `status [n1]` `logs [n1]` `network` | Prints what a node knows; what is on its disk; the messages under way. |
 
@@ -52,13 +58,13 @@ use raft_core::config::Config;
 use raft_core::effect::RoleKind;
 use raft_core::input::{Input, ReadMode};
 use raft_core::membership::{Change, Membership, MembershipChange};
-use raft_core::message::{AppendEntries, AppendEntriesReply, AppendResult, Envelope, Message};
+use raft_core::message::{AppendEntries, AppendEntriesReply, AppendResult, Envelope, InstallSnapshot, Message};
 use raft_core::port::Stored;
 use raft_core::types::{
-    Entry, EntryId, HardState, Index, Member, Moment, NodeId, Payload, ReadToken, Round, Term, WriteId,
+    Entry, EntryId, HardState, Index, Member, Moment, NodeId, Payload, ReadToken, Round, Snapshot, Term, WriteId,
 };
 
-use crate::support::cluster::Cluster;
+use crate::support::cluster::{Cluster, Work};
 use crate::support::network::Filter;
 use crate::support::trace;
 
@@ -146,6 +152,29 @@ fn carry_out(cluster: &mut Cluster, command: &str, arguments: &mut ArgumentConsu
         }
         "disk" => disk(cluster, arguments)?,
         "crash" => cluster.crash(node(arguments)?),
+        "hold" => {
+            let id = node(arguments)?;
+            cluster.hold(id, work(arguments)?);
+        }
+        "release" => {
+            let id = node(arguments)?;
+            cluster.release(id, work(arguments)?);
+        }
+        "fail" => {
+            let id = node(arguments)?;
+            let failed = cluster.fail(id, work(arguments)?);
+            at_least_one(failed)?;
+        }
+        "snapshot" => {
+            let id = node(arguments)?;
+            let index = arguments.next_pos().ok_or("up to which entry?")?.parse()?;
+            cluster.step(id, Input::SnapshotTaken(Index(index)));
+        }
+        "progress" => {
+            let id = node(arguments)?;
+            let Node(to) = required(arguments, "to")?;
+            cluster.step(id, Input::SnapshotProgress { to });
+        }
         "restart" => restart(cluster, arguments)?,
         "status" | "logs" | "network" => look(cluster, command, arguments)?,
         _ => return Err(format!("there is no command {command}").into()),
@@ -181,35 +210,58 @@ fn begin(arguments: &mut ArgumentConsumer<'_>) -> Result<Cluster> {
 }
 
 fn settings(arguments: &mut ArgumentConsumer<'_>) -> Result<Config> {
-    let default = Config::new(NodeId(1));
-    Ok(Config {
-        seed: arguments.lookup_parse("seed")?.unwrap_or_default(),
-        max_append_bytes: arguments.lookup_parse("max_append_bytes")?.unwrap_or(default.max_append_bytes),
-        max_inflight_messages: arguments
-            .lookup_parse("max_inflight_messages")?
-            .unwrap_or(default.max_inflight_messages),
-        max_inflight_bytes: arguments.lookup_parse("max_inflight_bytes")?.unwrap_or(default.max_inflight_bytes),
-        max_uncommitted_bytes: arguments
-            .lookup_parse("max_uncommitted_bytes")?
-            .unwrap_or(default.max_uncommitted_bytes),
-        lease: arguments.lookup_parse("lease")?,
-        ..default
-    })
+    let mut config = Config { seed: 0, ..Config::new(NodeId(1)) };
+    set(arguments, "seed", &mut config.seed)?;
+    set(arguments, "election_timeout_ticks", &mut config.election_timeout_ticks)?;
+    set(arguments, "heartbeat_ticks", &mut config.heartbeat_ticks)?;
+    set(arguments, "max_append_bytes", &mut config.max_append_bytes)?;
+    set(arguments, "max_inflight_messages", &mut config.max_inflight_messages)?;
+    set(arguments, "max_inflight_bytes", &mut config.max_inflight_bytes)?;
+    set(arguments, "max_uncommitted_bytes", &mut config.max_uncommitted_bytes)?;
+    set(arguments, "max_cached_bytes", &mut config.max_cached_bytes)?;
+    set(arguments, "max_applying_bytes", &mut config.max_applying_bytes)?;
+    set(arguments, "snapshot_after_entries", &mut config.snapshot_after_entries)?;
+    set(arguments, "kept_entries", &mut config.kept_entries)?;
+    config.lease = arguments.lookup_parse("lease")?;
+    Ok(config)
+}
+
+/// Sets what is given.
+fn set<T: FromStr>(arguments: &mut ArgumentConsumer<'_>, key: &str, setting: &mut T) -> Result<()>
+where
+    T::Err: std::fmt::Display,
+{
+    if let Some(value) = arguments.lookup_parse(key)? {
+        *setting = value;
+    }
+    Ok(())
 }
 
 fn log(cluster: &mut Cluster, arguments: &mut ArgumentConsumer<'_>) -> Result<()> {
     let id = node(arguments)?;
     let vote = arguments.lookup_parse("vote")?.map(|Node(vote)| vote);
     let term = arguments.lookup_parse("term")?.map(Term);
-    // All nodes begin with the same first entry.
-    let mut entries = cluster.durable(id).entries[..1].to_vec();
-    let first = entries[0].id;
-    entries.extend(given_entries(arguments)?.into_iter().filter(|entry| entry.id != first));
-    let last_term = entries.last().map_or(first.term, |entry| entry.id.term);
+    let snapshot = snapshot(cluster, id, arguments)?;
+    let mut entries = given_entries(arguments)?;
+    if snapshot.last == EntryId::ZERO {
+        // All nodes begin with the same first entry.
+        let first = cluster.durable(id).entries[0].clone();
+        entries.retain(|entry| entry.id != first.id);
+        entries.insert(0, first);
+    }
+    let last_term = entries.last().map_or(snapshot.last.term, |entry| entry.id.term);
     let hard_state = HardState { term: term.unwrap_or(last_term), vote };
-    cluster.replace_disk(id, Stored { hard_state, entries, ..Stored::default() })?;
+    cluster.replace_disk(id, Stored { hard_state, snapshot, entries, ..Stored::default() })?;
     cluster.take_trace();
     Ok(())
+}
+
+/// `after=5@2 [members=n1/n2]`: what a log begins after.
+fn snapshot(cluster: &Cluster, id: NodeId, arguments: &mut ArgumentConsumer<'_>) -> Result<Snapshot> {
+    let Some(Id(last)) = arguments.lookup_parse("after")? else { return Ok(Snapshot::default()) };
+    let members = arguments.lookup_parse("members")?.map(|Nodes(ids)| membership_of(&ids));
+    let membership = members.unwrap_or_else(|| cluster.status(id).membership);
+    Ok(Snapshot { last, membership })
 }
 
 fn elect(cluster: &mut Cluster, id: NodeId) {
@@ -255,6 +307,7 @@ fn send(cluster: &mut Cluster, arguments: &mut ArgumentConsumer<'_>) -> Result<(
 /// - `AppendEntries prev=1@1 2..3@2 [commit=1] [round=1]`
 /// - `TimeoutNow`, `ReadIndex token=7`, `ReadIndexReply token=7 [index=3]`
 /// - `AppendEntriesReply matched=3 [round=1]`, `AppendEntriesReply rejected prev=3 hint=1@1 [round=1]`
+/// - `InstallSnapshot last=5@2 members=n1/n2 [round=1]`, with the data that belongs to it
 fn message(arguments: &mut ArgumentConsumer<'_>) -> Result<Message> {
     let kind = &arguments.next_pos().ok_or("which message?")?.value;
     Ok(match kind.as_str() {
@@ -278,6 +331,13 @@ fn message(arguments: &mut ArgumentConsumer<'_>) -> Result<Message> {
             commit: Index(arguments.lookup_parse("commit")?.unwrap_or_default()),
             round: Round(arguments.lookup_parse("round")?.unwrap_or_default()),
             entries: given_entries(arguments)?,
+        }),
+        "InstallSnapshot" => Message::InstallSnapshot(InstallSnapshot {
+            snapshot: Snapshot {
+                last: entry_id(arguments, "last")?,
+                membership: required(arguments, "members").map(|Nodes(ids)| membership_of(&ids))?,
+            },
+            round: Round(arguments.lookup_parse("round")?.unwrap_or_default()),
         }),
         "AppendEntriesReply" => Message::AppendEntriesReply(AppendEntriesReply {
             round: Round(arguments.lookup_parse("round")?.unwrap_or_default()),
@@ -366,9 +426,19 @@ fn restart(cluster: &mut Cluster, arguments: &mut ArgumentConsumer<'_>) -> Resul
     let id = node(arguments)?;
     match arguments.lookup_parse("applied")? {
         Some(Id(applied)) => cluster.restart_with_applied(id, applied)?,
-        None => cluster.restart(id)?,
+        None => cluster.restart(id, arguments.lookup_parse("memory")?)?,
     }
     Ok(())
+}
+
+fn work(arguments: &mut ArgumentConsumer<'_>) -> Result<Work> {
+    match arguments.next_pos().map(|argument| argument.value.as_str()) {
+        Some("loads") => Ok(Work::Loads),
+        Some("snapshots") => Ok(Work::Snapshots),
+        Some("captures") => Ok(Work::Captures),
+        Some("reports") => Ok(Work::Reports),
+        _ => Err("loads, snapshots, captures or reports?".into()),
+    }
 }
 
 fn look(cluster: &mut Cluster, what: &str, arguments: &mut ArgumentConsumer<'_>) -> Result<()> {
@@ -379,7 +449,7 @@ fn look(cluster: &mut Cluster, what: &str, arguments: &mut ArgumentConsumer<'_>)
     }
     for id in nodes(cluster, arguments)? {
         let line = match what {
-            "logs" => format!("{id} log {}", trace::runs(&cluster.durable(id).entries)),
+            "logs" => format!("{id} {}", trace::log(cluster.durable(id))),
             _ if cluster.is_up(id) => trace::status(&cluster.status(id)),
             _ => format!("{id} down"),
         };

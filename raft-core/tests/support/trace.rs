@@ -5,6 +5,7 @@ use std::fmt;
 use raft_core::effect::{Persist, RoleKind};
 use raft_core::membership::Membership;
 use raft_core::message::{AppendEntries, AppendEntriesReply, AppendResult, Envelope, InstallSnapshot, Message};
+use raft_core::port::Stored;
 use raft_core::status::{FollowerStatus, ProgressKind, Status};
 use raft_core::types::{Entry, EntryId, Index, NodeId, Payload, RequestId, Round, Snapshot, Term};
 
@@ -124,6 +125,15 @@ pub fn write(persist: &Persist) -> String {
         line += &format!(" append {}", runs(&persist.entries));
     }
     line
+}
+
+/// A log: `log 1@1 2..4@2`, or `log after 3@2 4@2` where it begins later.
+pub fn log(stored: &Stored) -> String {
+    let after = match stored.snapshot.last {
+        EntryId::ZERO => String::new(),
+        last => format!(" after {last}"),
+    };
+    format!("log{after}{}", spaced(&runs(&stored.entries)))
 }
 
 /// Entries, those of one term together: `1@1 2..4@2`.
