@@ -258,8 +258,7 @@ impl FollowerState {
 
     /// Sends `entries`, which start at `next_index`, and notes that they are under way.
     fn send(&mut self, replica: &mut Replica, id: NodeId, entries: Vec<Entry>, round: Round) {
-        // Of what is compacted, the term is not known. A follower behind it hears of the leader nevertheless.
-        let prev_index = self.next_index.prev().max(replica.log().base().index);
+        let prev_index = self.prev_index(replica.log());
         let prev_term = replica.log().term_at(prev_index).expect("a follower is sent what the log holds");
         match &mut self.progress {
             Progress::Probe { awaiting_reply } => *awaiting_reply = true,
@@ -276,13 +275,22 @@ impl FollowerState {
         replica.send(id, Message::AppendEntries(AppendEntries { prev, entries, commit, round }));
     }
 
+    /// The entry before those that are sent next. Of what is compacted, the term is not known: a follower behind it hears of the leader nevertheless.
+    fn prev_index(&self, log: &Log) -> Index {
+        self.next_index.prev().max(log.base().index)
+    }
+
     fn loaded(&mut self, replica: &mut Replica, id: NodeId, from: Index, entries: Option<&[Entry]>, round: Round) {
         let Progress::Replicate { loading, .. } = &mut self.progress else { return };
         if loading.take_if(|asked| *asked == from).is_none() || self.next_index != from {
             return;
         }
         match entries {
-            Some(entries) => self.send(replica, id, entries.to_vec(), round),
+            // They may have been asked for by another, who takes more at a time.
+            Some(entries) => {
+                let entries = fitting(entries, replica.config().max_append_bytes).to_vec();
+                self.send(replica, id, entries, round);
+            }
             // The answer to the next heartbeat brings it to try again.
             None => self.progress = Progress::Probe { awaiting_reply: true },
         }
@@ -319,7 +327,8 @@ impl FollowerState {
             }
         };
         if *silent_ticks >= patience_ticks {
-            self.progress = Progress::Probe { awaiting_reply: false };
+            // Its answer to the next heartbeat brings the next try: no copy of the state is made for a follower that is down.
+            self.progress = Progress::Probe { awaiting_reply: true };
         }
     }
 
@@ -337,9 +346,10 @@ impl FollowerState {
     }
 
     fn rejected(&mut self, log: &Log, prev: Index, hint: EntryId) {
+        let last_prev = self.prev_index(log);
         let is_late = match &self.progress {
-            Progress::Probe { .. } => prev != self.next_index.prev(),
-            Progress::Replicate { .. } => prev >= self.next_index,
+            Progress::Probe { .. } => prev != last_prev,
+            Progress::Replicate { .. } => prev > last_prev,
             Progress::Snapshot { .. } => true,
         };
         if is_late || prev <= self.match_index {
@@ -349,6 +359,17 @@ impl FollowerState {
         self.next_index = agreed.next().min(prev).max(self.match_index.next());
         self.progress = Progress::Probe { awaiting_reply: false };
     }
+}
+
+/// The first of `entries`, and then as many as fit in `max_bytes`.
+fn fitting(entries: &[Entry], max_bytes: u64) -> &[Entry] {
+    let mut bytes: u64 = 0;
+    let fits = |entry: &&Entry| {
+        bytes = bytes.saturating_add(entry.size_bytes());
+        bytes <= max_bytes
+    };
+    let count = entries.iter().take_while(fits).count().max(1);
+    &entries[..count.min(entries.len())]
 }
 
 impl Inflight {
