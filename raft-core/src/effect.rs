@@ -190,6 +190,9 @@ pub enum Malformed {
     /// Its entries do not follow each other, or their terms fall or are above the sender's.
     #[error("its entries are not a valid continuation of {0}")]
     Entries(EntryId),
+    /// It offers a snapshot at a position where no entry can be, or of a term above its own.
+    #[error("there can be no snapshot that ends with {0}")]
+    Snapshot(EntryId),
     /// It acknowledges what was never sent.
     #[error("it acknowledges entry {0}, which was never sent to it")]
     NeverSent(Index),

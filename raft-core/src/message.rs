@@ -115,6 +115,14 @@ pub enum AppendResult {
     },
 }
 
+impl InstallSnapshot {
+    /// Whether a leader of `leader_term` can have such a snapshot. At the very end of the range no entry could follow.
+    pub fn is_possible(&self, leader_term: Term) -> bool {
+        let last = self.snapshot.last;
+        (Index(1)..Index::LAST).contains(&last.index) && (Term(1)..=leader_term).contains(&last.term)
+    }
+}
+
 impl AppendEntries {
     /// Whether the entries follow `prev` and each other without a gap, in terms that never fall and are not above `leader_term`.
     pub fn is_continuous(&self, leader_term: Term) -> bool {

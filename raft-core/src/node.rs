@@ -189,6 +189,11 @@ impl Node {
         {
             return Err(Malformed::Entries(append.prev));
         }
+        if let Message::InstallSnapshot(install) = &envelope.message
+            && !install.is_possible(envelope.term)
+        {
+            return Err(Malformed::Snapshot(install.snapshot.last));
+        }
         Ok(())
     }
 
