@@ -114,12 +114,13 @@ impl Log {
     /// Whether `entries` are what this log holds from `from` on: what was read back from disk is checked, for it may have been asked for before a
     /// truncation.
     pub fn holds_slice(&self, from: Index, entries: &[Entry]) -> bool {
-        let indexes = (from.0..).map(Index);
-        !entries.is_empty()
-            && entries
-                .iter()
-                .zip(indexes)
-                .all(|(entry, index)| entry.id.index == index && index > self.base().index && self.contains(entry.id))
+        let mut next = from;
+        let is_held = |entry: &Entry| {
+            let is_next = entry.id.index == next && next > self.base().index;
+            next = next.next();
+            is_next && self.contains(entry.id)
+        };
+        !entries.is_empty() && entries.iter().all(is_held)
     }
 
     /// The entries from `from` up to `to`, both included, which are in memory.
