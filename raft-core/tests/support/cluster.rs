@@ -58,6 +58,8 @@ struct Machine {
 /// What a machine does at once, unless it is held up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Work {
+    /// Saying what the state machine has applied.
+    Applies,
     /// Reading entries that have left the node's memory.
     Loads,
     /// Making the state durable.
@@ -71,6 +73,7 @@ pub enum Work {
 /// One piece of such work.
 #[derive(Clone, Debug)]
 enum Order {
+    Apply(Index),
     Load { from: Index, max_bytes: u64 },
     TakeSnapshot(Index),
     Capture { to: NodeId },
@@ -294,7 +297,10 @@ impl Cluster {
 
     /// A message arrives, from whomever. One that is addressed to a node that is down is lost.
     pub fn receive(&mut self, envelope: Envelope) {
-        self.receive_at(envelope.to, envelope);
+        self.receive_at(envelope.to, envelope.clone());
+        if self.is_up(envelope.to) {
+            self.report(&envelope, true);
+        }
     }
 
     /// A message arrives at `id`, whomever it is addressed to.
@@ -304,11 +310,10 @@ impl Cluster {
         }
         let before = self.node(id).clone();
         let line = trace::received(&envelope);
-        if !self.step(id, Input::Receive(envelope.clone())) {
+        if !self.step(id, Input::Receive(envelope)) {
             let reaction = if *self.node(id) == before { "unmoved by" } else { "notes" };
             self.note(format!("{} {reaction} {line}", self.name(id)));
         }
-        self.report(&envelope, true);
     }
 
     // Clients.
@@ -359,6 +364,11 @@ impl Cluster {
         self.step(id, Input::Persisted(write));
     }
 
+    /// Makes writes up to `write` durable, without a word to the node.
+    pub fn land(&mut self, id: NodeId, write: WriteId) {
+        self.machine_mut(id).disk.confirm(write);
+    }
+
     /// A node ends, and loses what was not durable.
     pub fn crash(&mut self, id: NodeId) {
         let machine = self.machine_mut(id);
@@ -383,9 +393,14 @@ impl Cluster {
     }
 
     /// A node ends, and starts again from its disk, with a state machine that says it has applied `applied`.
-    pub fn restart_with_applied(&mut self, id: NodeId, applied: EntryId) -> Result<(), BootError> {
+    pub fn restart_with_applied(
+        &mut self,
+        id: NodeId,
+        applied: EntryId,
+        in_memory: Option<usize>,
+    ) -> Result<(), BootError> {
         self.crash(id);
-        self.start(id, applied, None)
+        self.start(id, applied, in_memory)
     }
 
     /// A node ends, and starts again with another disk, and a state machine with what the log begins after.
@@ -405,12 +420,14 @@ impl Cluster {
     }
 
     fn start(&mut self, id: NodeId, applied: EntryId, in_memory: Option<usize>) -> Result<(), BootError> {
+        let missed = self.state_at(applied).split_off(self.applied(id).len().min(applied.index.0 as usize));
         let machine = self.machine_mut(id);
         let stored = disk::handing_over(machine.disk.durable().clone(), in_memory);
         let node = Node::new(machine.config.clone(), stored, applied)?;
         machine.standing = Standing::of(&node.status());
         machine.last_write = WriteId(0);
         machine.applied.truncate(applied.index.0 as usize);
+        machine.applied.extend(missed);
         machine.node = Some(node);
         self.note_start(id);
         // What a node says at its start, it says with the first step, whichever that is.
@@ -472,7 +489,7 @@ impl Cluster {
                 Order::Capture { to } | Order::Report { to, .. } => {
                     self.fulfil(id, Order::Report { to, arrived: false });
                 }
-                Order::TakeSnapshot(_) => panic!("a node whose state can't be made durable is at its end"),
+                Order::Apply(_) | Order::TakeSnapshot(_) => panic!("a node whose state machine fails is at its end"),
             }
         }
         count
@@ -509,6 +526,7 @@ impl Cluster {
                 let entries = disk::read(self.durable(id), from, max_bytes);
                 Input::Loaded { from, entries: if entries.is_empty() { Err(LoadFailed) } else { Ok(entries) } }
             }
+            Order::Apply(index) => Input::Applied(index),
             Order::TakeSnapshot(index) => Input::SnapshotTaken(index),
             Order::Capture { to } => Input::SnapshotCaptured { to, index: Index(self.applied(id).len() as u64) },
             Order::Report { to, arrived } => {
@@ -540,7 +558,10 @@ impl Cluster {
             Effect::Appended { id, first, count } => {
                 self.note(format!("{name} appended {id} {}", trace::range(first, count)));
             }
-            Effect::Apply(entries) => return Some(self.apply(id, entries)),
+            Effect::Apply(entries) => {
+                let last = self.apply(id, entries);
+                return self.answer_unless_held(id, Work::Applies, Order::Apply(last));
+            }
             Effect::Load { from, max_bytes } => {
                 self.note(format!("{name} load {from} max_bytes={max_bytes}"));
                 return self.answer_unless_held(id, Work::Loads, Order::Load { from, max_bytes });
@@ -553,7 +574,10 @@ impl Cluster {
                 self.note(format!("{name} capture snapshot for {to}"));
                 return self.answer_unless_held(id, Work::Captures, Order::Capture { to });
             }
-            Effect::InstallSnapshot(snapshot) => return Some(self.install(id, &snapshot)),
+            Effect::InstallSnapshot(snapshot) => {
+                self.install(id, &snapshot);
+                return self.answer_unless_held(id, Work::Applies, Order::Apply(snapshot.last.index));
+            }
             Effect::SteppedDown { id } => self.note(format!("{name} stepped down {id}")),
             Effect::ServeRead { id, index } => self.note(format!("{name} {}", trace::serve(id, index))),
             Effect::Refuse { id, reason, leader } => {
@@ -618,7 +642,7 @@ impl Cluster {
         }
     }
 
-    fn apply(&mut self, id: NodeId, entries: Vec<Entry>) -> Input {
+    fn apply(&mut self, id: NodeId, entries: Vec<Entry>) -> Index {
         self.note(format!("{} apply {}", self.name(id), trace::contents(&entries)));
         let machine = self.machines.get_mut(&id).expect("it has just ordered this");
         for entry in &entries {
@@ -629,16 +653,15 @@ impl Cluster {
             machine.applied.push(entry.clone());
         }
         let last = entries.last().expect("there is something to apply");
-        Input::Applied(last.id.index)
+        last.id.index
     }
 
-    fn install(&mut self, id: NodeId, snapshot: &Snapshot) -> Input {
+    fn install(&mut self, id: NodeId, snapshot: &Snapshot) {
         self.note(format!("{} install snapshot {}", self.name(id), trace::snapshot(snapshot)));
         let recorded = &self.durable(id).snapshot;
         assert!(recorded.last.index >= snapshot.last.index, "a snapshot is recorded before it replaces the state");
         assert!(snapshot.last.index.0 > self.applied(id).len() as u64, "a state only moves on");
         self.machine_mut(id).applied = self.state_at(snapshot.last);
-        Input::Applied(snapshot.last.index)
     }
 
     /// A node and its term: `n3@2`.
@@ -666,6 +689,7 @@ impl Machine {
 impl Order {
     fn work(&self) -> Work {
         match self {
+            Self::Apply(_) => Work::Applies,
             Self::Load { .. } => Work::Loads,
             Self::TakeSnapshot(_) => Work::Snapshots,
             Self::Capture { .. } => Work::Captures,

@@ -38,10 +38,11 @@
 //! | `campaign-now n1` | n1 is told to stand, whatever its timer says. |
 //! | **disks** | |
 //! | `disk n1 hold` | Writes take until `disk n1 confirm 4` (up to write 4) or `disk n1 release` (all). |
+//! | `disk n1 land 4` | Writes up to 4 are durable, but n1 has not heard so yet. |
 //! | `crash n1` | n1 ends. What was not durable is lost, and so is what is sent to it. |
 //! | `restart n1 [applied=3@2]` | n1 starts again from its disk, and its state machine where it stood, or there. |
 //! | `restart n1 memory=2` | The same; the store hands over the last two entries only. |
-//! | `hold n1 loads` | From now on n1 takes its time to read entries; or for its own `snapshots`, `captures` for others, `reports` of their end. |
+//! | `hold n1 loads` | From now on n1 takes its time to read entries; or to say what it `applies`, for its own `snapshots`, `captures` for others, `reports` of their end. |
 //! | `release n1 loads` `fail n1 loads` | What waits is done, and all to come at once; or what waits fails. |
 //! | `snapshot n1 5` | n1's state is durable up to entry 5, although nobody has asked. |
 //! | `progress n1 to=n3` | A part of the snapshot from n1 has arrived at n3. |
@@ -417,27 +418,33 @@ fn disk(cluster: &mut Cluster, arguments: &mut ArgumentConsumer<'_>) -> Result<(
             let write = arguments.next_pos().ok_or("up to which write?")?.parse()?;
             cluster.confirm(id, WriteId(write));
         }
-        _ => return Err("hold, confirm or release?".into()),
+        Some("land") => {
+            let write = arguments.next_pos().ok_or("up to which write?")?.parse()?;
+            cluster.land(id, WriteId(write));
+        }
+        _ => return Err("hold, confirm, land or release?".into()),
     }
     Ok(())
 }
 
 fn restart(cluster: &mut Cluster, arguments: &mut ArgumentConsumer<'_>) -> Result<()> {
     let id = node(arguments)?;
+    let in_memory = arguments.lookup_parse("memory")?;
     match arguments.lookup_parse("applied")? {
-        Some(Id(applied)) => cluster.restart_with_applied(id, applied)?,
-        None => cluster.restart(id, arguments.lookup_parse("memory")?)?,
+        Some(Id(applied)) => cluster.restart_with_applied(id, applied, in_memory)?,
+        None => cluster.restart(id, in_memory)?,
     }
     Ok(())
 }
 
 fn work(arguments: &mut ArgumentConsumer<'_>) -> Result<Work> {
     match arguments.next_pos().map(|argument| argument.value.as_str()) {
+        Some("applies") => Ok(Work::Applies),
         Some("loads") => Ok(Work::Loads),
         Some("snapshots") => Ok(Work::Snapshots),
         Some("captures") => Ok(Work::Captures),
         Some("reports") => Ok(Work::Reports),
-        _ => Err("loads, snapshots, captures or reports?".into()),
+        _ => Err("applies, loads, snapshots, captures or reports?".into()),
     }
 }
 
