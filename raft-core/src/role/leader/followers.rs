@@ -152,9 +152,6 @@ impl Followers {
     /// Sends each follower what it lacks, as far as its window allows.
     pub fn replicate(&mut self, replica: &mut Replica, round: Round) {
         for (&id, follower) in &mut self.by_id {
-            if follower.needs_snapshot(replica.log()) {
-                follower.begin_snapshot(replica, id);
-            }
             while follower.may_send(replica) {
                 follower.send_next(replica, id, round);
             }
@@ -238,13 +235,11 @@ impl FollowerState {
         }
     }
 
-    /// Whether what comes next is compacted, also what may have been sent but not arrived.
-    fn needs_snapshot(&self, log: &Log) -> bool {
-        !matches!(self.progress, Progress::Snapshot { .. }) && self.next_index <= log.base().index
-    }
-
-    /// Sends what comes next: entries, or a probe without any where they have left memory.
+    /// Sends what comes next: entries, a probe without any where they have left memory, or the state where they are compacted.
     fn send_next(&mut self, replica: &mut Replica, id: NodeId, round: Round) {
+        if self.next_index <= replica.log().base().index {
+            return self.begin_snapshot(replica, id);
+        }
         let max_bytes = replica.config().max_append_bytes;
         match (replica.log().entries(self.next_index, max_bytes), &mut self.progress) {
             (Some(entries), _) => self.send(replica, id, entries, round),
