@@ -70,6 +70,153 @@ impl Membership {
         }
         incoming.and(quorum::vote_result(&self.outgoing, votes))
     }
+
+    /// Whether two configurations must agree, while one gives way to the other (§6).
+    pub fn is_joint(&self) -> bool {
+        !self.outgoing.is_empty()
+    }
+
+    /// The membership that follows this one: a joint one if more than one voter comes or goes, or if the change asks for it. A change is
+    /// carried out whole or not at all.
+    ///
+    /// ```
+    /// use raft_core::membership::{Change, Member, Membership, MembershipChange};
+    /// use raft_core::types::NodeId;
+    ///
+    /// let three = Membership::of_voters((1..=3).map(|id| (NodeId(id), Member::default())).collect());
+    /// let replace = vec![Change::AddVoter(NodeId(4), Member::default()), Change::Remove(NodeId(1))];
+    /// let joint = three.change(&MembershipChange { changes: replace, stay_joint: false }).unwrap();
+    /// assert_eq!(joint.voters, [NodeId(2), NodeId(3), NodeId(4)].into());
+    /// assert_eq!(joint.outgoing, three.voters, "a majority of these is needed as well");
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// If a change makes no sense, given those before it, or if this membership is joint.
+    pub fn change(&self, change: &MembershipChange) -> Result<Self, ChangeError> {
+        if self.is_joint() {
+            return Err(ChangeError::Joint);
+        }
+        if change.changes.is_empty() {
+            return Err(ChangeError::Empty);
+        }
+        let mut next = self.clone();
+        change.changes.iter().try_for_each(|change| next.make(change))?;
+        self.check_successor(&next)?;
+        // Majorities that differ by one node share one; others need not (thesis §4.1).
+        if change.stay_joint || self.voters.symmetric_difference(&next.voters).count() > 1 {
+            next.enter_joint(self, change.stay_joint);
+        }
+        Ok(next)
+    }
+
+    /// The membership that follows a joint one: without the outgoing voters, except those who have become learners.
+    ///
+    /// ```
+    /// use raft_core::membership::{Change, Member, Membership, MembershipChange};
+    /// use raft_core::types::NodeId;
+    ///
+    /// let three = Membership::of_voters((1..=3).map(|id| (NodeId(id), Member::default())).collect());
+    /// let changes = vec![Change::Remove(NodeId(2)), Change::Demote(NodeId(3))];
+    /// let one = three.change(&MembershipChange { changes, stay_joint: false }).unwrap().leave_joint().unwrap();
+    /// assert_eq!(one.voters, [NodeId(1)].into());
+    /// assert_eq!(one.learners, [NodeId(3)].into());
+    /// assert!(one.nodes().eq([NodeId(1), NodeId(3)]));
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// If this membership is not joint.
+    pub fn leave_joint(&self) -> Result<Self, ChangeError> {
+        if !self.is_joint() {
+            return Err(ChangeError::NotJoint);
+        }
+        let mut next = Self { outgoing: BTreeSet::new(), stays_joint: false, ..self.clone() };
+        next.members.retain(|id, _| next.voters.contains(id) || next.learners.contains(id));
+        Ok(next)
+    }
+
+    /// Makes one change.
+    fn make(&mut self, change: &Change) -> Result<(), ChangeError> {
+        match change {
+            Change::AddVoter(id, member) => {
+                self.add(*id, member)?;
+                self.voters.insert(*id);
+            }
+            Change::AddLearner { id, member, promote } => {
+                self.add(*id, member)?;
+                self.learners.insert(*id);
+                if *promote {
+                    self.promotable.insert(*id);
+                }
+            }
+            Change::Promote(id) => {
+                self.member(*id)?;
+                if !self.learners.remove(id) {
+                    return Err(ChangeError::NoLearner(*id));
+                }
+                self.promotable.remove(id);
+                self.voters.insert(*id);
+            }
+            Change::Demote(id) => {
+                self.member(*id)?;
+                if !self.voters.remove(id) {
+                    return Err(ChangeError::NoVoter(*id));
+                }
+                self.learners.insert(*id);
+            }
+            Change::Remove(id) => {
+                self.member(*id)?;
+                self.members.remove(id);
+                for set in [&mut self.voters, &mut self.learners, &mut self.promotable] {
+                    set.remove(id);
+                }
+            }
+            Change::Update(id, member) => *self.member(*id)? = member.clone(),
+        }
+        Ok(())
+    }
+
+    fn add(&mut self, id: NodeId, member: &Member) -> Result<(), ChangeError> {
+        if !id.is_possible() {
+            return Err(ChangeError::Id(id));
+        }
+        if self.members.contains_key(&id) {
+            return Err(ChangeError::Member(id));
+        }
+        self.members.insert(id, member.clone());
+        Ok(())
+    }
+
+    fn member(&mut self, id: NodeId) -> Result<&mut Member, ChangeError> {
+        self.members.get_mut(&id).ok_or(ChangeError::NoMember(id))
+    }
+
+    /// Whether `next`, which all changes together have made of this membership, may follow it.
+    fn check_successor(&self, next: &Self) -> Result<(), ChangeError> {
+        if next.voters.is_empty() {
+            return Err(ChangeError::NoVotersLeft);
+        }
+        if next == self {
+            return Err(ChangeError::Nothing);
+        }
+        let has_other_disk = |(id, member): &(&NodeId, &Member)| {
+            self.members.get(id).is_some_and(|own| own.incarnation != member.incarnation)
+        };
+        match next.members.iter().find(has_other_disk) {
+            Some((id, _)) => Err(ChangeError::OtherIncarnation(*id)),
+            None => Ok(()),
+        }
+    }
+
+    /// Keeps the voters of `before`, and what is recorded of them, until the joint configuration is left.
+    fn enter_joint(&mut self, before: &Self, stays_joint: bool) {
+        self.outgoing = before.voters.clone();
+        self.stays_joint = stays_joint;
+        for (id, member) in before.members.iter().filter(|(id, _)| before.voters.contains(id)) {
+            self.members.entry(*id).or_insert_with(|| member.clone());
+        }
+    }
 }
 
 /// What is to change in a membership: several members at once, in order. It takes a joint configuration if more than one voter comes or goes (§6),
@@ -157,6 +304,11 @@ impl MembershipStack {
     /// The membership in force.
     pub fn effective(&self) -> &Membership {
         self.entries.last().map_or(&self.none, |(_, membership)| membership)
+    }
+
+    /// Whether the membership in force can't be rolled back once entries up to `commit` are committed.
+    pub fn is_committed(&self, commit: Index) -> bool {
+        self.entries.last().is_none_or(|(index, _)| *index <= commit)
     }
 
     /// The membership of a log that begins after the entry at `index`, where `membership` was in force.
