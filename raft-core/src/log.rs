@@ -245,6 +245,11 @@ impl Log {
         self.memberships.effective()
     }
 
+    /// Whether the membership in force can't be rolled back any more.
+    pub fn membership_is_committed(&self) -> bool {
+        self.memberships.is_committed(self.commit_index)
+    }
+
     /// The membership that can't be rolled back any more.
     pub fn committed_membership(&self) -> &Membership {
         self.memberships.committed(self.commit_index)

@@ -63,7 +63,14 @@ impl Node {
                 Role::Follower(follower) => follower.read(&mut self.replica, id),
                 Role::Candidate(_) => self.refuse(id),
             },
-            Input::ChangeMembership { id, .. } | Input::LeaveJoint { id } => self.refuse(id),
+            Input::ChangeMembership { id, change } => match &mut self.role {
+                Role::Leader(leader) => leader.change_membership(&mut self.replica, id, &change),
+                Role::Follower(_) | Role::Candidate(_) => self.refuse(id),
+            },
+            Input::LeaveJoint { id } => match &mut self.role {
+                Role::Leader(leader) => leader.leave_joint(&mut self.replica, id),
+                Role::Follower(_) | Role::Candidate(_) => self.refuse(id),
+            },
             Input::TransferLeadership { id, to } => match &mut self.role {
                 Role::Leader(leader) => leader.transfer(&mut self.replica, id, to),
                 Role::Follower(_) | Role::Candidate(_) => self.refuse(id),
@@ -138,9 +145,8 @@ impl Node {
                 }
             }
             Role::Leader(leader) => {
-                if leader.tick(&mut self.replica) == Leadership::Lost {
-                    self.become_follower();
-                }
+                let leadership = leader.tick(&mut self.replica);
+                self.conclude_leadership(leadership);
             }
         }
     }
@@ -205,7 +211,10 @@ impl Node {
         match role {
             Role::Follower(_) if message == Message::TimeoutNow => self.take_over(),
             Role::Follower(follower) => follower.receive(replica, from, term, message),
-            Role::Leader(leader) => leader.receive(replica, from, term, message),
+            Role::Leader(leader) => {
+                let leadership = leader.receive(replica, from, term, message);
+                self.conclude_leadership(leadership);
+            }
             Role::Candidate(candidate) => {
                 let result = candidate.receive(replica, from, term, message);
                 self.conclude_election(result);
@@ -218,7 +227,10 @@ impl Node {
         replica.persisted(write);
         match role {
             Role::Follower(follower) => follower.persisted(replica),
-            Role::Leader(leader) => leader.persisted(replica),
+            Role::Leader(leader) => {
+                let leadership = leader.persisted(replica);
+                self.conclude_leadership(leadership);
+            }
             Role::Candidate(candidate) => {
                 let result = candidate.persisted(replica);
                 self.conclude_election(result);
@@ -338,6 +350,12 @@ impl Node {
     /// Notes that the leader is silent: who can't stand itself must not hold up others for it.
     fn forget_leader(&mut self) {
         if self.leader().is_some() {
+            self.become_follower();
+        }
+    }
+
+    fn conclude_leadership(&mut self, leadership: Leadership) {
+        if leadership == Leadership::Lost {
             self.become_follower();
         }
     }

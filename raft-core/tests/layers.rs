@@ -22,7 +22,13 @@ const LAYERS: &[&[&str]] = &[
     &["replica"],
     // The parts of the leader, the roles, and who chooses between them.
     &["role::leader::lease"],
-    &["role::follower::reads", "role::leader::followers", "role::leader::reads", "role::leader::transfer"],
+    &[
+        "role::follower::reads",
+        "role::leader::changes",
+        "role::leader::followers",
+        "role::leader::reads",
+        "role::leader::transfer",
+    ],
     &["role::candidate", "role::follower", "role::leader"],
     &["role"],
     &["node"],

@@ -1,5 +1,6 @@
 //! A leader: replicates its log, commits, and answers reads.
 
+mod changes;
 pub mod followers;
 mod lease;
 mod reads;
@@ -12,8 +13,10 @@ use core::mem;
 
 use crate::effect::{Effect, Malformed, Refusal};
 use crate::input::ReadMode;
+use crate::membership::{Membership, MembershipChange};
 use crate::message::{AppendEntriesReply, AppendResult, Message};
 use crate::replica::Replica;
+use crate::role::leader::changes::Changes;
 use crate::role::leader::followers::Followers;
 use crate::role::leader::reads::{Reader, Reads};
 use crate::role::leader::transfer::Handover;
@@ -30,6 +33,7 @@ pub struct Leader {
     followers: Followers,
     reads: Reads,
     handover: Handover,
+    changes: Changes,
     heartbeat: Timer,
     /// When to see whether a majority still answers.
     quorum_check: Timer,
@@ -46,7 +50,7 @@ pub struct Leader {
 pub enum Leadership {
     /// A majority answers, as far as is known.
     Held,
-    /// No majority has answered for an election timeout (thesis §6.2), or this node's disk stands still.
+    /// No majority has answered for an election timeout (thesis §6.2), this node's disk stands still, or it has no vote any more.
     Lost,
 }
 
@@ -60,6 +64,7 @@ impl Leader {
             followers,
             reads: Reads::new(replica.config().lease),
             handover: Handover::default(),
+            changes: Changes::new(replica),
             heartbeat: Timer::new(replica.config().heartbeat_ticks),
             quorum_check: Timer::new(replica.config().election_timeout_ticks),
             disk_check: Timer::new(replica.config().election_timeout_ticks.saturating_mul(DISK_PATIENCE)),
@@ -83,6 +88,7 @@ impl Leader {
     /// Counts one tick: whether a majority still answers, and heartbeats, which a leader that gives up does not send any more.
     pub fn tick(&mut self, replica: &mut Replica) -> Leadership {
         self.followers.tick(replica.config());
+        self.changes.tick(replica);
         if self.quorum_check.tick() {
             self.look_for_better_leader(replica);
             if !self.followers.take_quorum_active(replica) {
@@ -201,8 +207,72 @@ impl Leader {
         }
     }
 
+    /// Appends another membership, if it may follow the one in force (§6, thesis §4).
+    pub fn change_membership(&mut self, replica: &mut Replica, id: RequestId, change: &MembershipChange) {
+        if self.successor().is_some() {
+            return refuse(replica, id, Refusal::Transferring);
+        }
+        let next = self.changes.change(replica, change);
+        self.conclude_change(replica, id, next);
+    }
+
+    /// Appends the membership that follows a joint one that was entered to stay.
+    pub fn leave_joint(&mut self, replica: &mut Replica, id: RequestId) {
+        if self.successor().is_some() {
+            return refuse(replica, id, Refusal::Transferring);
+        }
+        let next = self.changes.leave_joint(replica);
+        self.conclude_change(replica, id, next);
+    }
+
+    fn conclude_change(&mut self, replica: &mut Replica, id: RequestId, next: Result<Membership, Refusal>) {
+        match next {
+            Ok(membership) => {
+                let first = self.use_membership(replica, membership);
+                replica.order(Effect::Appended { id, first, count: 1 });
+            }
+            Err(reason) => refuse(replica, id, reason),
+        }
+    }
+
+    /// Puts a membership in force, which begins a round: the answers of a node that was removed and added again can be told by it. Without those
+    /// who have left, more may be committed.
+    fn use_membership(&mut self, replica: &mut Replica, membership: Membership) -> EntryId {
+        let entry = replica.append(Payload::Membership(membership));
+        self.reads.begin_round_of_other_voters();
+        self.followers.use_membership(replica, self.reads.round());
+        self.changes.use_membership(replica);
+        self.advance_commit(replica);
+        self.replicate(replica);
+        self.confirm_reads(replica);
+        entry
+    }
+
+    /// Makes the change that is due, if any. A leader that has no vote any more goes.
+    fn tend_membership(&mut self, replica: &mut Replica) -> Leadership {
+        if let Some(membership) = self.changes.due(replica) {
+            self.use_membership(replica, membership);
+        }
+        if !self.changes.is_removed(replica) {
+            return Leadership::Held;
+        }
+        // All learn that they can do without this node, and one that can lead at once does.
+        self.followers.send_heartbeats(replica, self.reads.round());
+        if let Some(successor) = self.heir(replica) {
+            replica.send(successor, Message::TimeoutNow);
+        }
+        Leadership::Lost
+    }
+
+    /// The voter of the highest priority among those that have the whole log.
+    fn heir(&self, replica: &Replica) -> Option<NodeId> {
+        let (membership, last) = (replica.membership(), replica.log().last().index);
+        let complete = membership.voters.iter().copied().filter(|&id| self.followers.match_index(id) == last);
+        complete.max_by_key(|id| membership.members.get(id).map(|member| member.priority))
+    }
+
     /// Answers a message of its term, or a pre-vote from below it.
-    pub fn receive(&mut self, replica: &mut Replica, from: NodeId, term: Term, message: Message) {
+    pub fn receive(&mut self, replica: &mut Replica, from: NodeId, term: Term, message: Message) -> Leadership {
         match message {
             Message::RequestPreVote { .. } => replica.refuse_pre_vote(from, term),
             // It has voted for itself, so this refuses.
@@ -218,16 +288,21 @@ impl Leader {
             Message::RequestPreVoteReply { .. } | Message::RequestVoteReply { .. } | Message::ReadIndexReply { .. } => {
             }
         }
+        self.tend_membership(replica)
     }
 
     fn append_reply(&mut self, replica: &mut Replica, from: NodeId, reply: AppendEntriesReply) {
         if let Err(reason) = self.check(replica, &reply) {
             return replica.discard(from, reason);
         }
+        if !self.followers.is_known_since(from, reply.round) {
+            return;
+        }
         self.followers.heard(from, reply.round);
         match reply.result {
             AppendResult::Accepted { matched } => {
                 self.followers.accepted(replica.log(), from, matched);
+                self.changes.accepted(replica, from, matched);
                 self.advance_commit(replica);
                 self.advance_handover(replica);
             }
@@ -277,9 +352,10 @@ impl Leader {
     }
 
     /// Counts what has become durable on this node's own disk.
-    pub fn persisted(&mut self, replica: &mut Replica) {
+    pub fn persisted(&mut self, replica: &mut Replica) -> Leadership {
         self.advance_commit(replica);
         self.confirm_reads(replica);
+        self.tend_membership(replica)
     }
 
     /// Gives up what only a leader can finish.

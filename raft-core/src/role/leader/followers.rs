@@ -27,6 +27,8 @@ struct FollowerState {
     progress: Progress,
     /// The latest of this leader's rounds that it has echoed.
     round: Round,
+    /// The round that began when it became a member. Echoes of older ones are those of a former member of its id, perhaps with another disk.
+    since: Round,
     /// Whether it was heard of since the last check of the quorum.
     active: bool,
 }
@@ -85,7 +87,21 @@ impl Followers {
     pub fn new(replica: &Replica) -> Self {
         let next_index = replica.log().last().index.next();
         let others = replica.membership().nodes().filter(|&id| id != replica.id());
-        Self { by_id: others.map(|id| (id, FollowerState::new(next_index))).collect() }
+        Self { by_id: others.map(|id| (id, FollowerState::new(next_index, Round::default()))).collect() }
+    }
+
+    /// Follows the membership in force, since `round`: new members are probed from the end of the log on, those who have left are forgotten.
+    pub fn use_membership(&mut self, replica: &Replica, round: Round) {
+        let (members, next_index) = (&replica.membership().members, replica.log().last().index.next());
+        self.by_id.retain(|id, _| members.contains_key(id));
+        for &id in members.keys().filter(|&&id| id != replica.id()) {
+            self.by_id.entry(id).or_insert_with(|| FollowerState::new(next_index, round));
+        }
+    }
+
+    /// Whether an answer that echoes `round` is that of a member.
+    pub fn is_known_since(&self, id: NodeId, round: Round) -> bool {
+        self.by_id.get(&id).is_some_and(|follower| follower.since <= round)
     }
 
     /// The highest entry known to match on `id`; zero if it is no follower.
@@ -214,12 +230,13 @@ impl Followers {
 }
 
 impl FollowerState {
-    fn new(next_index: Index) -> Self {
+    fn new(next_index: Index, since: Round) -> Self {
         Self {
             match_index: Index::ZERO,
             next_index,
             progress: Progress::Probe { awaiting_reply: false },
             round: Round::default(),
+            since,
             active: true,
         }
     }

@@ -47,6 +47,12 @@ impl Lease {
         }
     }
 
+    /// The voters change, and a round begins. The promises of those before need not hold back those to come, who must make their own.
+    pub fn begin_anew(&mut self) {
+        self.end = None;
+        self.begin_round();
+    }
+
     /// Does without, from now on: another may be elected in spite of all promises.
     pub fn give_up(&mut self) {
         self.length = None;
@@ -70,6 +76,15 @@ mod tests {
         let mut lease = confirmed_at(100);
         assert!(lease.covers(Moment(109)));
         assert!(!lease.covers(Moment(110)));
+    }
+
+    #[test]
+    fn a_lease_ends_when_the_voters_change() {
+        let mut lease = confirmed_at(100);
+        lease.begin_anew();
+        assert!(!lease.covers(Moment(101)));
+        lease.confirm_round();
+        assert!(lease.covers(Moment(109)));
     }
 
     #[test]

@@ -89,6 +89,12 @@ impl Reads {
         self.begin_round_if_wanted()
     }
 
+    /// Begins a round for other voters, beside the one that may be under way. The reads that wait for either are older than both.
+    pub fn begin_round_of_other_voters(&mut self) {
+        self.round = self.round.next();
+        self.lease.begin_anew();
+    }
+
     /// Begins a round if none is under way and a read waits for one.
     fn begin_round_if_wanted(&mut self) -> bool {
         let is_wanted = self.waiting.back().is_some_and(|waiting| waiting.round > self.round);
