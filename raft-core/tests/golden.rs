@@ -24,7 +24,7 @@ macro_rules! folders {
     };
 }
 
-folders!(election, flow, read, replication, restart, safety, snapshots, transfer);
+folders!(election, flow, membership, read, replication, restart, safety, snapshots, transfer);
 
 fn golden() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden")
