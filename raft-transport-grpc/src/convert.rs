@@ -5,9 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use raft_core::membership::Membership;
 use raft_core::message::{AppendEntries, AppendEntriesReply, AppendResult, InstallSnapshot, Message};
-use raft_core::types::{
-    Entry, EntryId, Incarnation, Index, Member, NodeId, Payload, ReadToken, Round, Snapshot, Term,
-};
+use raft_core::types::{Entry, EntryId, Incarnation, Index, Member, NodeId, Payload, ReadToken, Round, Snapshot, Term};
 use raftkv_proto::raft::v1 as wire;
 
 /// A membership that names more nodes is refused.

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use common::*;
 use raft_core::message::{AppendEntriesReply, AppendResult, Envelope, Message};
 use raft_core::port::Transport;
-use raft_core::types::{EntryId, Index, NodeId, Round, Term};
+use raft_core::types::{EntryId, Index, NodeId, ReadToken, Round, Term};
 
 #[test]
 fn every_kind_of_message_arrives_as_it_was_sent_in_both_directions() {
@@ -17,6 +17,11 @@ fn every_kind_of_message_arrives_as_it_was_sent_in_both_directions() {
         let exchanges = [
             (request_pre_vote(), Message::RequestPreVoteReply { request_term: Term(5), granted: true }),
             (request_vote(), Message::RequestVoteReply { granted: true }),
+            (
+                Message::ReadIndex { token: ReadToken(8) },
+                Message::ReadIndexReply { token: ReadToken(8), index: Some(Index(0)) },
+            ),
+            (Message::ReadIndex { token: ReadToken(9) }, Message::ReadIndexReply { token: ReadToken(9), index: None }),
             (append(7, 3, vec![Bytes::from_static(b"set x=1"), Bytes::new()]), accepted(3)),
             (heartbeat(4), Message::AppendEntriesReply(AppendEntriesReply { round: Round(4), result: rejected })),
         ];
@@ -26,6 +31,9 @@ fn every_kind_of_message_arrives_as_it_was_sent_in_both_directions() {
             to.send(from.id(), 6, reply.clone());
             assert_eq!(from.receive(), Envelope { from: to.id(), to: from.id(), term: Term(6), message: reply });
         }
+        from.send(to.id(), 5, Message::TimeoutNow);
+        let timeout_now = Envelope { from: from.id(), to: to.id(), term: Term(5), message: Message::TimeoutNow };
+        assert_eq!(to.receive(), timeout_now);
     }
 }
 
@@ -115,4 +123,45 @@ fn a_closed_transport_ends_its_streams_and_refuses_calls() {
     // Nor does it come back by itself.
     a.transport.use_membership(&membership([a.member(), b.member()]));
     assert!(a.transport.peers().is_empty());
+}
+
+#[test]
+fn a_removed_node_still_gets_what_was_sent_to_it_before() {
+    let (a, b) = (TestNode::start(1), TestNode::start(2));
+    connect(&[&a, &b]);
+    for round in 1..=200 {
+        a.send(b.id(), 1, append(round, round, vec![Bytes::from(vec![7; 10_000])]));
+    }
+    a.transport.use_membership(&membership([a.member()]));
+    assert!(a.transport.peers().is_empty());
+    a.send(b.id(), 1, heartbeat(201));
+    for round in 1..=200 {
+        assert_eq!(common::round(&b.receive()), round);
+    }
+    assert!(b.inbox.recv_timeout(std::time::Duration::from_millis(200)).is_err(), "and nothing after it");
+}
+
+#[test]
+fn many_reads_may_be_asked_about_at_once_and_are_answered_in_any_order() {
+    let (a, b) = (TestNode::start(1), TestNode::start(2));
+    connect(&[&a, &b]);
+    for token in 1..=10 {
+        a.send(b.id(), 5, Message::ReadIndex { token: ReadToken(token) });
+    }
+    let mut tokens: Vec<_> = (1..=10)
+        .map(|_| match b.receive().message {
+            Message::ReadIndex { token } => token,
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    tokens.sort();
+    assert!(tokens.iter().copied().eq((1..=10).map(ReadToken)));
+    for token in tokens.into_iter().rev() {
+        let reply = Message::ReadIndexReply { token, index: Some(Index(token.0)) };
+        b.send(a.id(), 5, reply.clone());
+        assert_eq!(a.receive().message, reply);
+    }
+    // Nobody asked about this one.
+    b.send(a.id(), 5, Message::ReadIndexReply { token: ReadToken(11), index: None });
+    assert!(a.inbox.try_recv().is_err());
 }

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use common::*;
 use raft_core::port::Transport;
 use raft_core::types::{Member, NodeId};
-use raft_transport_grpc::{AppendEntriesStream, Options, identify};
+use raft_transport_grpc::{AppendEntriesStream, InstallSnapshotStream, Options, identify};
 use raftkv_proto::raft::v1 as wire;
 use raftkv_proto::raft::v1::raft_service_server::RaftService;
 use tokio::sync::mpsc::Sender;
@@ -30,7 +30,7 @@ impl Stalled {
     fn new(id: u64, votes: mpsc::Sender<wire::RequestVoteRequest>) -> Self {
         let identity = wire::IdentifyReply {
             protocol: 1,
-            self_: Some(wire::Member { id, address: String::new(), incarnation: 100 * id }),
+            self_: Some(wire::Member { id, address: String::new(), incarnation: 100 * id, priority: 0 }),
             cluster_id: CLUSTER.0,
             members: Vec::new(),
             complete: true,
@@ -42,6 +42,7 @@ impl Stalled {
 #[tonic::async_trait]
 impl RaftService for Stalled {
     type AppendEntriesStream = AppendEntriesStream;
+    type InstallSnapshotStream = InstallSnapshotStream;
 
     async fn identify(&self, _: Request<wire::IdentifyRequest>) -> Result<Response<wire::IdentifyReply>, Status> {
         Ok(Response::new(self.identity.clone()))
@@ -64,6 +65,24 @@ impl RaftService for Stalled {
         Ok(Response::new(ReceiverStream::new(replies)))
     }
 
+    async fn install_snapshot(
+        &self,
+        _: Request<Streaming<wire::InstallSnapshotRequest>>,
+    ) -> Result<Response<InstallSnapshotStream>, Status> {
+        Err(Status::unimplemented("not in this test"))
+    }
+
+    async fn timeout_now(
+        &self,
+        _: Request<wire::TimeoutNowRequest>,
+    ) -> Result<Response<wire::TimeoutNowReply>, Status> {
+        Err(Status::unimplemented("not in this test"))
+    }
+
+    async fn read_index(&self, _: Request<wire::ReadIndexRequest>) -> Result<Response<wire::ReadIndexReply>, Status> {
+        Err(Status::unimplemented("not in this test"))
+    }
+
     async fn submit_command(
         &self,
         _: Request<wire::SubmitCommandRequest>,
@@ -78,7 +97,7 @@ fn megabyte() -> Vec<Bytes> {
 
 /// What a membership records of node `id`, were it at `address`.
 fn member_at(id: u64, address: &str) -> (NodeId, Member) {
-    (NodeId(id), Member { address: address.to_owned(), incarnation: identity(id).incarnation })
+    (NodeId(id), Member { address: address.to_owned(), incarnation: identity(id).incarnation, priority: 0 })
 }
 
 #[test]
@@ -196,7 +215,12 @@ fn a_connected_peer_that_announces_another_address_is_followed_there() {
     connect(&[&a, &b]);
     let proxy = Proxy::to(&b.address);
     let caller = wire::IdentifyReply {
-        self_: Some(wire::Member { id: 2, address: proxy.address.clone(), incarnation: b.identity.incarnation.0 }),
+        self_: Some(wire::Member {
+            id: 2,
+            address: proxy.address.clone(),
+            incarnation: b.identity.incarnation.0,
+            priority: 0,
+        }),
         ..wire::IdentifyReply::default()
     };
     let request = wire::IdentifyRequest { caller: Some(caller) };

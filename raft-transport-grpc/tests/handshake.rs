@@ -10,21 +10,26 @@ use raft_core::types::{ClusterId, Identity, Incarnation, NodeId};
 use raft_transport_grpc::handshake::Handshake;
 use raft_transport_grpc::{Options, identify};
 use raftkv_proto::raft::v1::{
-    AppendEntriesRequest, EntryId, IdentifyReply, IdentifyRequest, Member, RequestVoteRequest,
+    AppendEntriesRequest, EntryId, IdentifyReply, IdentifyRequest, InstallSnapshotRequest, Member, ReadIndexRequest,
+    RequestVoteRequest, TimeoutNowRequest,
 };
 use tokio_stream::StreamExt;
 use tonic::{Code, Request, Status};
 
-/// What node 1 answers to each of the three calls, made with this handshake.
-fn call_all(node: &TestNode, stamp: &Handshake) -> [Result<(), Status>; 3] {
+/// What node 1 answers to each of the six calls, made with this handshake.
+fn call_all(node: &TestNode, stamp: &Handshake) -> [Result<(), Status>; 6] {
     let address = node.address.clone();
     runtime().block_on(async {
         let mut client = client(&address).await;
         let appends = tokio_stream::iter([AppendEntriesRequest::default()]);
+        let parts = tokio_stream::iter([InstallSnapshotRequest::default()]);
         [
             client.identify(stamp.stamp(IdentifyRequest::default())).await.map(|_| ()),
             client.request_vote(stamp.stamp(RequestVoteRequest::default())).await.map(|_| ()),
             client.append_entries(stamp.stamp(appends)).await.map(|_| ()),
+            client.install_snapshot(stamp.stamp(parts)).await.map(|_| ()),
+            client.timeout_now(stamp.stamp(TimeoutNowRequest::default())).await.map(|_| ()),
+            client.read_index(stamp.stamp(ReadIndexRequest::default())).await.map(|_| ()),
         ]
     })
 }
@@ -97,15 +102,16 @@ fn identify_answers_those_who_have_not_begun() {
         .block_on(identify(&node.address, newcomer, IdentifyRequest::default(), &Options::default()))
         .expect("a new disk is told who is there, so that it can say what to do");
     let (id, member) = node.member();
-    let this = Member { id: id.0, address: member.address, incarnation: member.incarnation.0 };
+    let this = Member { id: id.0, address: member.address, incarnation: member.incarnation.0, priority: 0 };
     assert_eq!((answer.protocol, answer.cluster_id, answer.complete), (1, CLUSTER.0, true));
     assert_eq!(answer.self_, Some(this));
     assert_eq!(answer.members.iter().map(|member| member.id).collect::<Vec<_>>(), [1, 2]);
     // It takes no part in Raft, though.
-    let [identify, vote, append] = call_all(&node, &Handshake::new(newcomer, node.id()));
+    let [identify, others @ ..] = call_all(&node, &Handshake::new(newcomer, node.id()));
     assert!(identify.is_ok());
-    assert_eq!(vote.unwrap_err().code(), Code::FailedPrecondition);
-    assert_eq!(append.unwrap_err().code(), Code::FailedPrecondition);
+    for other in others {
+        assert_eq!(other.unwrap_err().code(), Code::FailedPrecondition);
+    }
 }
 
 #[test]
@@ -201,7 +207,7 @@ fn an_announced_address_is_believed_only_of_the_node_itself() {
     a.wait_connected(b.id());
     // Node 3 claims to know where node 2 is, or speaks of itself as of node 2; and someone with another disk claims to be node 2.
     let lie = |id: u64, incarnation: u64| IdentifyReply {
-        self_: Some(Member { id, address: "127.0.0.1:9".into(), incarnation }),
+        self_: Some(Member { id, address: "127.0.0.1:9".into(), incarnation, priority: 0 }),
         ..IdentifyReply::default()
     };
     let options = Options::default();
@@ -234,7 +240,7 @@ fn nonsense_from_a_member_is_refused_and_not_delivered() {
         });
         assert_eq!(status.code(), Code::InvalidArgument, "{status}");
     }
-    let no_last = RequestVoteRequest { term: 1, last: None, pre_vote: false };
+    let no_last = RequestVoteRequest { term: 1, last: None, pre_vote: false, transfer: false };
     let status = runtime().block_on(async {
         let mut client = client(&address).await;
         client.request_vote(handshake.stamp(no_last)).await.unwrap_err()

@@ -13,7 +13,7 @@ use raftkv_proto::raft::v1::{EntryId, RequestVoteReply, RequestVoteRequest};
 use tonic::{Code, Status};
 
 fn vote_request(term: u64) -> RequestVoteRequest {
-    RequestVoteRequest { term, last: Some(EntryId::default()), pre_vote: false }
+    RequestVoteRequest { term, last: Some(EntryId::default()), pre_vote: false, transfer: false }
 }
 
 /// Calls `RequestVote` in the name of node 2, in the background.

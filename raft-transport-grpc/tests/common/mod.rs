@@ -4,16 +4,18 @@
 #![allow(dead_code, reason = "each test file uses its own part")]
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::sync::mpsc::{self, Receiver};
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use raft_core::membership::Membership;
-use raft_core::message::{AppendEntries, AppendEntriesReply, AppendResult, Envelope, Message};
-use raft_core::port::Transport;
-use raft_core::types::{ClusterId, Entry, EntryId, Identity, Incarnation, Index, Member, NodeId, Payload, Round, Term};
-use raft_transport_grpc::{AppendEntriesStream, GrpcTransport, Options, PeerStatus};
+use raft_core::message::{AppendEntries, AppendEntriesReply, AppendResult, Envelope, InstallSnapshot, Message};
+use raft_core::port::{Capture, SnapshotError, Staging, Transport};
+use raft_core::types::{
+    ClusterId, Entry, EntryId, Identity, Incarnation, Index, Member, NodeId, Payload, Round, Snapshot, Term,
+};
+use raft_transport_grpc::{AppendEntriesStream, GrpcTransport, InstallSnapshotStream, Options, PeerStatus, Recipient};
 use raftkv_proto::raft::v1 as wire;
 use raftkv_proto::raft::v1::raft_service_client::RaftServiceClient;
 use raftkv_proto::raft::v1::raft_service_server::{RaftService, RaftServiceServer};
@@ -32,7 +34,36 @@ pub struct TestNode {
     pub address: String,
     pub transport: GrpcTransport,
     pub inbox: Receiver<Envelope>,
+    pub reports: Receiver<Report>,
+    pub staging: Arc<FakeStaging>,
     runtime: Option<Runtime>,
+}
+
+/// What the transport says of a snapshot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Report {
+    Progress(NodeId),
+    Sent(NodeId, bool),
+}
+
+/// Puts what the core must hear into channels.
+struct Mailbox {
+    inbox: Mutex<Sender<Envelope>>,
+    reports: Mutex<Sender<Report>>,
+}
+
+impl Recipient for Mailbox {
+    fn deliver(&self, envelope: Envelope) -> bool {
+        self.inbox.lock().unwrap().send(envelope).is_ok()
+    }
+
+    fn snapshot_progress(&self, to: NodeId) {
+        let _ = self.reports.lock().unwrap().send(Report::Progress(to));
+    }
+
+    fn snapshot_sent(&self, to: NodeId, arrived: bool) {
+        let _ = self.reports.lock().unwrap().send(Report::Sent(to, arrived));
+    }
 }
 
 /// Delegates to a transport, as the server of RaftKV does.
@@ -41,6 +72,7 @@ struct Service(GrpcTransport);
 #[tonic::async_trait]
 impl RaftService for Service {
     type AppendEntriesStream = AppendEntriesStream;
+    type InstallSnapshotStream = InstallSnapshotStream;
 
     async fn identify(&self, request: Request<wire::IdentifyRequest>) -> Result<Response<wire::IdentifyReply>, Status> {
         self.0.identify(request).await
@@ -58,6 +90,27 @@ impl RaftService for Service {
         request: Request<Streaming<wire::AppendEntriesRequest>>,
     ) -> Result<Response<AppendEntriesStream>, Status> {
         self.0.append_entries(request).await
+    }
+
+    async fn install_snapshot(
+        &self,
+        request: Request<Streaming<wire::InstallSnapshotRequest>>,
+    ) -> Result<Response<InstallSnapshotStream>, Status> {
+        self.0.install_snapshot(request).await
+    }
+
+    async fn timeout_now(
+        &self,
+        request: Request<wire::TimeoutNowRequest>,
+    ) -> Result<Response<wire::TimeoutNowReply>, Status> {
+        self.0.timeout_now(request).await
+    }
+
+    async fn read_index(
+        &self,
+        request: Request<wire::ReadIndexRequest>,
+    ) -> Result<Response<wire::ReadIndexReply>, Status> {
+        self.0.read_index(request).await
     }
 
     async fn submit_command(
@@ -119,15 +172,27 @@ impl TestNode {
 
     /// A node on a given address.
     pub fn start_with(identity: Identity, address: &str, options: Options) -> Self {
+        Self::start_behind(identity, address, options, str::to_owned)
+    }
+
+    /// A node that tells others another address than its own, made from it.
+    pub fn start_behind(
+        identity: Identity,
+        address: &str,
+        options: Options,
+        advertise: impl FnOnce(&str) -> String,
+    ) -> Self {
         let runtime = runtime();
         let listener = bind(&runtime, address);
-        let address = listener.local_addr().unwrap().to_string();
-        let (sender, inbox) = mpsc::channel();
-        let deliver = move |envelope| sender.send(envelope).is_ok();
+        let address = advertise(&listener.local_addr().unwrap().to_string());
+        let ((sender, inbox), (reporter, reports)) = (mpsc::channel(), mpsc::channel());
+        let mailbox = Mailbox { inbox: Mutex::new(sender), reports: Mutex::new(reporter) };
+        let staging = Arc::new(FakeStaging::default());
         let handle = runtime.handle().clone();
-        let transport = GrpcTransport::new(identity, address.clone(), options.clone(), handle, deliver);
+        let transport =
+            GrpcTransport::new(identity, address.clone(), options.clone(), handle, mailbox, staging.clone());
         serve(&runtime, listener, &options, Service(transport.clone()));
-        Self { identity, address, transport, inbox, runtime: Some(runtime) }
+        Self { identity, address, transport, inbox, reports, staging, runtime: Some(runtime) }
     }
 
     pub fn id(&self) -> NodeId {
@@ -136,11 +201,26 @@ impl TestNode {
 
     /// What a membership records of it.
     pub fn member(&self) -> (NodeId, Member) {
-        (self.id(), Member { address: self.address.clone(), incarnation: self.identity.incarnation })
+        (self.id(), Member { address: self.address.clone(), incarnation: self.identity.incarnation, priority: 0 })
     }
 
     pub fn send(&self, to: NodeId, term: u64, message: Message) {
         self.transport.send(Envelope { from: self.id(), to, term: Term(term), message });
+    }
+
+    /// Sends a snapshot whose last entry is at `index`.
+    pub fn send_snapshot(&self, to: NodeId, index: u64, capture: FakeCapture) {
+        let envelope = Envelope { from: self.id(), to, term: Term(5), message: install(index) };
+        self.transport.send_snapshot(envelope, Box::new(FakeCapture { last: last(index), ..capture }));
+    }
+
+    /// Waits for the end of a snapshot's transfer. Returns to whom it was, and whether it arrived.
+    pub fn sent(&self) -> (NodeId, bool) {
+        loop {
+            if let Report::Sent(to, arrived) = self.reports.recv_timeout(PATIENCE).expect("the transfer ends") {
+                return (to, arrived);
+            }
+        }
     }
 
     /// The next message for the core.
@@ -227,7 +307,7 @@ pub fn accepted(round: u64) -> Message {
 }
 
 pub fn request_vote() -> Message {
-    Message::RequestVote { last: EntryId::new(Index(3), Term(2)) }
+    Message::RequestVote { last: EntryId::new(Index(3), Term(2)), transfer: true }
 }
 
 pub fn request_pre_vote() -> Message {
@@ -246,6 +326,7 @@ pub fn round(envelope: &Envelope) -> u64 {
 pub struct Proxy {
     pub address: String,
     frozen: Arc<tokio::sync::watch::Sender<bool>>,
+    cuts: Arc<tokio::sync::watch::Sender<u64>>,
     _runtime: Runtime,
 }
 
@@ -255,15 +336,17 @@ impl Proxy {
         let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let frozen = Arc::new(tokio::sync::watch::Sender::new(false));
-        let (target, freeze) = (target.to_owned(), Arc::clone(&frozen));
+        let cuts = Arc::new(tokio::sync::watch::Sender::new(0));
+        let (target, freeze, cut) = (target.to_owned(), Arc::clone(&frozen), Arc::clone(&cuts));
         runtime.spawn(async move {
             loop {
                 let (mut client, _) = listener.accept().await.unwrap();
-                let (target, mut frozen) = (target.clone(), freeze.subscribe());
+                let (target, mut frozen, mut cut) = (target.clone(), freeze.subscribe(), cut.subscribe());
                 tokio::spawn(async move {
                     let mut server = tokio::net::TcpStream::connect(target).await.unwrap();
                     tokio::select! {
                         _ = tokio::io::copy_bidirectional(&mut client, &mut server) => (),
+                        _ = cut.changed() => return,
                         _ = async { frozen.wait_for(|frozen| *frozen).await.map(|_| ()) } => (),
                     }
                     // Holds both sockets open, and reads from neither.
@@ -271,11 +354,148 @@ impl Proxy {
                 });
             }
         });
-        Self { address, frozen, _runtime: runtime }
+        Self { address, frozen, cuts, _runtime: runtime }
+    }
+
+    /// Closes all connections. New ones are made as before.
+    pub fn cut(&self) {
+        self.cuts.send_modify(|cuts| *cuts += 1);
     }
 
     /// From now on nothing passes, and nothing is closed.
     pub fn freeze(&self) {
         self.frozen.send_replace(true);
+    }
+}
+
+/// The last entry of a snapshot.
+pub fn last(index: u64) -> EntryId {
+    EntryId::new(Index(index), Term(3))
+}
+
+/// A snapshot's message. Its membership has something of everything.
+pub fn install(index: u64) -> Message {
+    let record =
+        |id: u64| (NodeId(id), Member { address: format!("m{id}:1"), incarnation: Incarnation(id), priority: 7 });
+    let membership = Membership {
+        outgoing: [NodeId(2)].into(),
+        learners: [NodeId(3)].into(),
+        promotable: [NodeId(3)].into(),
+        stays_joint: true,
+        voters: [NodeId(1)].into(),
+        members: (1..=3).map(record).collect(),
+    };
+    Message::InstallSnapshot(InstallSnapshot { snapshot: Snapshot { last: last(index), membership }, round: Round(9) })
+}
+
+/// The byte of a fake state at an offset. No two megabytes of it are alike.
+pub fn content(offset: u64) -> u8 {
+    (offset ^ (offset >> 8) ^ (offset >> 16) ^ (offset >> 24)) as u8
+}
+
+/// A state of any size that takes no memory.
+pub struct FakeCapture {
+    pub last: EntryId,
+    pub size_bytes: u64,
+    /// How many bytes were read, all in all.
+    pub read: Arc<Mutex<u64>>,
+    pub fails: bool,
+}
+
+impl FakeCapture {
+    pub fn of(size_bytes: u64) -> Self {
+        Self { last: EntryId::ZERO, size_bytes, read: Arc::default(), fails: false }
+    }
+}
+
+impl Capture for FakeCapture {
+    fn last(&self) -> EntryId {
+        self.last
+    }
+
+    fn size_bytes(&self) -> u64 {
+        self.size_bytes
+    }
+
+    fn read(&mut self, offset: u64, max_bytes: usize) -> Result<Bytes, SnapshotError> {
+        if self.fails {
+            return Err("a bad sector".into());
+        }
+        let end = self.size_bytes.min(offset + max_bytes as u64);
+        *self.read.lock().unwrap() += end - offset;
+        Ok((offset..end).map(content).collect())
+    }
+}
+
+/// Checks what arrives and forgets it.
+#[derive(Default)]
+pub struct FakeStaging {
+    pub state: Mutex<Staged>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+pub struct Staged {
+    pub capture: u64,
+    pub last: EntryId,
+    pub size_bytes: u64,
+    pub received: u64,
+    pub finished: u64,
+    /// Where each transfer began or went on.
+    pub begun: Vec<u64>,
+    /// How many bytes were written, all in all.
+    pub written: u64,
+    /// The call that fails.
+    pub fails: &'static str,
+    /// The call that does not return.
+    pub stalls: &'static str,
+}
+
+impl FakeStaging {
+    pub fn set(&self, change: impl FnOnce(&mut Staged)) {
+        change(&mut self.state.lock().unwrap());
+        self.changed.notify_all();
+    }
+
+    pub fn get<T>(&self, read: impl FnOnce(&Staged) -> T) -> T {
+        read(&self.state.lock().unwrap())
+    }
+
+    fn enter(&self, call: &str) -> Result<std::sync::MutexGuard<'_, Staged>, SnapshotError> {
+        let state = self.state.lock().unwrap();
+        let (state, _) = self.changed.wait_timeout_while(state, PATIENCE, |state| state.stalls == call).unwrap();
+        if state.fails == call { Err(format!("{call} fails: disk full").into()) } else { Ok(state) }
+    }
+}
+
+impl Staging for FakeStaging {
+    fn begin(&self, capture: u64, last: EntryId, size_bytes: u64) -> Result<u64, SnapshotError> {
+        let mut state = self.enter("begin")?;
+        if state.capture != capture {
+            (state.capture, state.last, state.size_bytes, state.received) = (capture, last, size_bytes, 0);
+        }
+        let received = state.received;
+        state.begun.push(received);
+        Ok(received)
+    }
+
+    fn write(&self, capture: u64, offset: u64, bytes: &[u8]) -> Result<(), SnapshotError> {
+        let mut state = self.enter("write")?;
+        let expected = (offset..).map(content).take(bytes.len());
+        if (state.capture, state.received) != (capture, offset) || !expected.eq(bytes.iter().copied()) {
+            return Err(format!("this is not what follows {state:?}").into());
+        }
+        state.received += bytes.len() as u64;
+        state.written += bytes.len() as u64;
+        Ok(())
+    }
+
+    fn finish(&self, capture: u64) -> Result<(), SnapshotError> {
+        let mut state = self.enter("finish")?;
+        if state.capture != capture || state.received != state.size_bytes {
+            return Err("it is not whole".into());
+        }
+        state.finished += 1;
+        Ok(())
     }
 }
