@@ -31,6 +31,11 @@ fn source() -> Store {
         "INSERT OR IGNORE INTO c WITH RECURSIVE r (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM r WHERE n < 50) SELECT n FROM r",
     ]);
     store.run(put("colour", "blue"));
+    assert_ne!(
+        store.value("SELECT count(*) FROM c"),
+        Value::Integer(0),
+        "rows that might fail their CHECK another time"
+    );
     store
 }
 
