@@ -13,8 +13,6 @@ pub(super) struct Changes<T> {
     entering: Waiters<T>,
     /// That entry is committed, and is joint: they wait for the one that leaves it.
     leaving: Vec<T>,
-    /// Whether this node did not lead at the last [`sweep`](Self::sweep).
-    is_deposed: bool,
 }
 
 /// What became of a change.
@@ -22,7 +20,7 @@ pub(super) type ChangeOutcome = Result<Changed, RequestError>;
 
 impl<T> Default for Changes<T> {
     fn default() -> Self {
-        Self { entering: Waiters::default(), leaving: Vec::new(), is_deposed: false }
+        Self { entering: Waiters::default(), leaving: Vec::new() }
     }
 }
 
@@ -54,16 +52,11 @@ impl<T> Changes<T> {
         covered
     }
 
-    /// To be called now and then. Returns those who may not learn what became of their change: this node has not led for the time between
-    /// two calls, and may not even be a member any more.
-    pub(super) fn sweep(&mut self, leads: bool) -> Vec<T> {
-        let was_deposed = std::mem::replace(&mut self.is_deposed, !leads);
-        if leads || !was_deposed {
-            return Vec::new();
-        }
-        let mut given_up = self.entering.take_all();
-        given_up.append(&mut self.leaving);
-        given_up
+    /// All who wait.
+    pub(super) fn take_all(&mut self) -> Vec<T> {
+        let mut all = self.entering.take_all();
+        all.append(&mut self.leaving);
+        all
     }
 }
 
@@ -132,11 +125,10 @@ mod tests {
     }
 
     #[test]
-    fn a_deposed_leader_gives_up_after_a_while() {
+    fn all_can_be_given_up() {
         let mut changes = changes(7, 3);
-        assert!(changes.sweep(true).is_empty());
-        assert!(changes.sweep(false).is_empty());
-        assert_eq!(changes.sweep(false), ["a"]);
-        assert!(changes.sweep(false).is_empty());
+        changes.decide(&entry(7, 3, Payload::Membership(joint())));
+        changes.insert(EntryId::new(Index(9), Term(3)), "b");
+        assert_eq!(changes.take_all(), ["b", "a"]);
     }
 }

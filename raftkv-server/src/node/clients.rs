@@ -31,6 +31,8 @@ pub(super) struct Clients<R> {
     changes: Changes<Promise<Changed>>,
     readers: Readers<Promise<Index>>,
     applied: Index,
+    /// Whether this node did not lead at the last [`sweep`](Self::sweep).
+    is_deposed: bool,
 }
 
 impl<R> Clients<R> {
@@ -43,6 +45,7 @@ impl<R> Clients<R> {
             changes: Changes::default(),
             readers: Readers::default(),
             applied,
+            is_deposed: false,
         }
     }
 
@@ -136,11 +139,20 @@ impl<R> Clients<R> {
         }
     }
 
-    /// To be called now and then. Drops the promises whose clients are gone: they would go with their entries, but a node without a majority
-    /// may wait long for those. Answers for the changes that a deposed leader may never learn of.
-    pub(super) fn sweep(&mut self, leads: bool) {
+    /// To be called now and then, with what this node is. Drops the promises whose clients are gone: they would go with their entries, but a node
+    /// without a majority may wait long for those. Answers where this node may never learn more: one that has not led since the last call may not hear
+    /// what became of a membership change, and one that is no member any more hears nothing at all.
+    pub(super) fn sweep(&mut self, leads: bool, is_member: bool) {
         self.waiters.retain(|promise| !promise.is_abandoned());
         self.readers.retain(|promise| !promise.is_abandoned());
-        self.changes.sweep(leads).into_iter().for_each(|promise| promise.answer(Err(RequestError::Unknown)));
+        let was_deposed = std::mem::replace(&mut self.is_deposed, !leads);
+        if leads || !was_deposed {
+            return;
+        }
+        self.changes.take_all().into_iter().for_each(|promise| promise.answer(Err(RequestError::Unknown)));
+        if !is_member {
+            self.waiters.take_all().into_iter().for_each(|promise| promise.answer(Err(RequestError::Unknown)));
+            self.readers.take_all_served().into_iter().for_each(|promise| promise.answer(Err(RequestError::Unknown)));
+        }
     }
 }

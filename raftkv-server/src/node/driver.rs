@@ -55,6 +55,8 @@ pub(super) struct Driver<R, T> {
     writes: Vec<Persist>,
     clients: Clients<R>,
     role: RoleKind,
+    /// Whether the membership in force names this node.
+    is_member: bool,
     /// A copy of the state for a node, to go with the message that the core is about to order.
     captured: Option<(NodeId, Box<dyn Capture>)>,
     /// Whether role, term, leader or membership have changed in this round.
@@ -67,6 +69,7 @@ pub(super) struct Driver<R, T> {
 impl<R, T: Transport> Driver<R, T> {
     pub(super) fn new(core: Node, applied: Index, options: Options, ports: Ports<R, T>, stop: Stop) -> Self {
         let clock = Clock::new(options.tick, options.core.heartbeat_ticks, Instant::now());
+        let is_member = core.status().membership.members.contains_key(&options.core.id);
         Self {
             core,
             ports,
@@ -75,6 +78,7 @@ impl<R, T: Transport> Driver<R, T> {
             writes: Vec::new(),
             clients: Clients::new(applied),
             role: RoleKind::Follower,
+            is_member,
             captured: None,
             is_changed: false,
             ticks_to_sweep: options.core.election_timeout_ticks,
@@ -219,7 +223,7 @@ impl<R, T: Transport> Driver<R, T> {
         }
         if self.ticks_to_sweep == 0 {
             self.ticks_to_sweep = self.options.core.election_timeout_ticks;
-            self.clients.sweep(self.role == RoleKind::Leader);
+            self.clients.sweep(self.role == RoleKind::Leader, self.is_member);
         }
         Ok(())
     }
@@ -233,6 +237,7 @@ impl<R, T: Transport> Driver<R, T> {
             Effect::Became { role, term, leader } => self.became(role, term, leader),
             Effect::UseMembership(membership) => {
                 self.is_changed = true;
+                self.is_member = membership.members.contains_key(&self.options.core.id);
                 self.reporter.membership(&membership);
                 self.ports.transport.use_membership(&membership);
             }

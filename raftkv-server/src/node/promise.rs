@@ -22,8 +22,8 @@ pub enum RequestError {
     /// Another entry took the command's place: it certainly was not and will not be applied.
     #[error("the command was lost in a change of leader and will not be applied; propose it again")]
     Lost,
-    /// The node stopped before the outcome was known, or has received a snapshot in its place, or does not lead the change any more: it may or may
-    /// not take effect.
+    /// The node stopped before the outcome was known, or got a snapshot in place of the entry, or is no member any more, or does not lead the membership
+    /// change any more: the request may or may not take effect.
     #[error("the outcome is not known: the request may or may not take effect")]
     Unknown,
     /// The node has stopped. Nothing was done.

@@ -111,6 +111,11 @@ impl<T> Readers<T> {
         ready.into_iter().flat_map(|(index, readers)| readers.into_iter().map(move |reader| (index, reader))).collect()
     }
 
+    /// All who wait for an index to be applied.
+    pub(super) fn take_all_served(&mut self) -> Vec<T> {
+        std::mem::take(&mut self.by_index).into_values().flatten().collect()
+    }
+
     /// Drops those who fail the test.
     pub(super) fn retain(&mut self, keep: impl Fn(&T) -> bool) {
         // A read that is still being asked for keeps its place, so that its outcome finds it.
@@ -208,6 +213,16 @@ mod tests {
         readers.ask(RequestId(1), vec!["a", "b"]);
         assert_eq!(readers.refuse(RequestId(1)), ["a", "b"]);
         assert!(readers.refuse(RequestId(1)).is_empty());
+    }
+
+    #[test]
+    fn readers_who_know_their_index_can_be_taken_back() {
+        let mut readers = Readers::default();
+        readers.ask(RequestId(1), vec!["a"]);
+        readers.ask(RequestId(2), vec!["b"]);
+        readers.serve(RequestId(1), Index(5));
+        assert_eq!(readers.take_all_served(), ["a"]);
+        assert_eq!(readers.refuse(RequestId(2)), ["b"]);
     }
 
     #[test]
