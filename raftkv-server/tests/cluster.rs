@@ -2,16 +2,13 @@
 
 mod support;
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use raft_store_sqlite::dump;
-use raftkv_cli::{Client, Error, Statement};
+use raftkv_cli::Error;
 use raftkv_proto::raftkv::v1::GetRequest;
 use raftkv_proto::raftkv::v1::kv_client::KvClient;
 use support::proxy::Proxy;
+use support::writers::{Writers, assert_files_agree, assert_written_once};
 use support::{Cluster, TestNode, direct, eventually, free_ports};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
@@ -235,85 +232,5 @@ async fn a_node_asked_to_stop_ends_in_order_and_one_whose_parent_dies_too() {
     while place.is_running() {
         assert!(begun.elapsed() < deadline, "{}", place.log_text());
         sleep(Duration::from_millis(20)).await;
-    }
-}
-
-/// Clients that insert numbered rows into a table, as fast as they are acknowledged. The table takes duplicates, to show them.
-struct Writers {
-    count: tokio::sync::watch::Receiver<u64>,
-    stop: Arc<AtomicBool>,
-    tasks: JoinSet<(u64, u64)>,
-}
-
-impl Writers {
-    async fn start(cluster: &Cluster, number: u64) -> Self {
-        cluster.client().sql(["CREATE TABLE writes (writer INTEGER, number INTEGER)"]).await.unwrap();
-        let (sender, count) = tokio::sync::watch::channel(0);
-        let stop = Arc::new(AtomicBool::new(false));
-        let mut tasks = JoinSet::new();
-        for writer in 1..=number {
-            let (client, sender, stop) = (cluster.client(), sender.clone(), stop.clone());
-            tasks.spawn(async move {
-                let mut number = 0;
-                while !stop.load(Ordering::Relaxed) {
-                    insert(&client, writer, number + 1).await;
-                    number += 1;
-                    sender.send_modify(|count| *count += 1);
-                }
-                (writer, number)
-            });
-        }
-        Self { count, stop, tasks }
-    }
-
-    /// Waits for that many more writes.
-    async fn have_written(&self, more: u64) {
-        let mut count = self.count.clone();
-        let goal = *count.borrow() + more;
-        let reached = tokio::time::timeout(Duration::from_secs(30), count.wait_for(|count| *count >= goal));
-        reached.await.expect("writes go on").unwrap();
-    }
-
-    /// Waits until a write succeeds that was sent after this call.
-    async fn write_again(&self) {
-        // Each writer may have one write under way that the cluster acknowledged before the call.
-        self.have_written(self.tasks.len() as u64 + 1).await;
-    }
-
-    /// How many writes of each writer were acknowledged: numbers 1 up to that.
-    async fn stop(self) -> BTreeMap<u64, u64> {
-        self.stop.store(true, Ordering::Relaxed);
-        self.tasks.join_all().await.into_iter().collect()
-    }
-}
-
-/// Inserts a row; where the outcome stays unknown, fails the test, for the client retries longer than the cluster needs.
-async fn insert(client: &Client, writer: u64, number: u64) {
-    let statement = Statement::new("INSERT INTO writes VALUES (?, ?)").bind(writer as i64).bind(number as i64);
-    match client.sql([statement]).await {
-        Ok(_) => (),
-        Err(error @ Error::OutcomeUnknown { .. }) => panic!("write {number} of {writer}: {error}"),
-        Err(error) => panic!("write {number} of {writer} failed: {error}"),
-    }
-}
-
-/// Checks that each acknowledged write is in the table, and once.
-async fn assert_written_once(cluster: &Cluster, acknowledged: &BTreeMap<u64, u64>) {
-    let sql =
-        "SELECT writer, count(*), count(DISTINCT number), max(number) FROM writes GROUP BY writer ORDER BY writer";
-    let result = cluster.client().submit(sql).await.unwrap().result;
-    let rows: Vec<_> = result.lines().skip(1).map(str::to_owned).collect();
-    let expected: Vec<_> =
-        acknowledged.iter().map(|(writer, count)| format!("{writer}\t{count}\t{count}\t{count}")).collect();
-    assert_eq!(rows, expected, "writer, rows, different rows, greatest number");
-}
-
-/// Checks that the state files hold the same, once the nodes have nothing more to do.
-async fn assert_files_agree(cluster: &Cluster) {
-    cluster.settled(&cluster.ids()).await;
-    let files: Vec<_> = cluster.nodes().map(|node| dump(&node.state_file()).unwrap()).collect();
-    assert!(files[0].contains("applied"), "the applied index is compared, too: {}", files[0]);
-    for file in &files[1..] {
-        assert_eq!(*file, files[0]);
     }
 }

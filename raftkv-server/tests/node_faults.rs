@@ -7,14 +7,15 @@ use std::task::{Context, Waker};
 use std::time::Duration;
 
 use node_support::{
-    Cluster, MemoryLog, Network, Record, Recorder, TestNode, command, ended, first_log, options, until, within,
+    Cluster, LogControl, MemoryLog, Network, Record, Recorder, TestNode, command, ended, first_log, options, until,
+    with_snapshots, within,
 };
 use raft_core::effect::Violation;
-use raft_core::membership::Membership;
+use raft_core::membership::{Change, Membership, MembershipChange};
 use raft_core::message::{AppendEntries, Envelope, Message};
-use raft_core::port::Transport;
-use raft_core::types::{EntryId, Index, Round};
-use raftkv_server::node::{self, Ended, Options, RequestError};
+use raft_core::port::{Capture, Staging, Transport};
+use raft_core::types::{EntryId, Index, Member, NodeId, Round, Snapshot, Term};
+use raftkv_server::node::{self, Ended, Options, RequestError, StartError};
 use tokio::task::JoinHandle;
 
 #[tokio::test]
@@ -201,6 +202,8 @@ struct Buggy;
 impl Transport for Buggy {
     fn send(&self, _envelope: Envelope) {}
 
+    fn send_snapshot(&self, _envelope: Envelope, _capture: Box<dyn Capture>) {}
+
     fn use_membership(&self, _membership: &Membership) {
         panic!("a bug");
     }
@@ -234,4 +237,138 @@ async fn a_second_leader_of_the_term_stops_the_node() {
     let position = nodes.iter().position(|node| node.id == leader_id).unwrap();
     let ended = ended(nodes.remove(position).running).await;
     assert!(matches!(ended, Ended::Violation(Violation::TwoLeaders { .. })), "{ended}");
+}
+
+/// Entries leave memory as soon as they may.
+fn forgetful(id: u64) -> Options {
+    let mut options = options(id);
+    options.core.max_cached_bytes = 0;
+    options.core.max_append_bytes = 100;
+    options
+}
+
+/// A cluster whose leader has entries that left its memory, and a follower that lacks them and is cut off.
+async fn with_one_behind(options: impl Fn(u64) -> Options) -> (Cluster, NodeId, NodeId) {
+    let cluster = Cluster::with_spare(3, 0, options);
+    let leader = cluster.leader(None).await;
+    let behind = cluster.nodes.iter().find(|node| node.id != leader.id).unwrap().id;
+    cluster.network.isolate(behind);
+    for _ in 0..60 {
+        within(leader.propose("a")).await.unwrap().unwrap();
+    }
+    let leader = leader.id;
+    (cluster, leader, behind)
+}
+
+#[tokio::test]
+async fn what_left_memory_is_loaded_for_a_follower_that_is_behind() {
+    let (cluster, leader, behind) = with_one_behind(forgetful).await;
+    cluster.network.heal();
+    until("it catches up", || cluster.node(behind).record.commands().len() == 60).await;
+    assert!(cluster.nodes.iter().map(|node| node.log.loads()).sum::<usize>() > 0);
+    assert_eq!(cluster.node(behind).record.snapshots_installed(), 0);
+    assert_eq!(cluster.node(behind).record.commands(), cluster.node(leader).record.commands());
+}
+
+#[tokio::test]
+async fn a_load_that_finds_nothing_is_tried_again() {
+    let (cluster, _, behind) = with_one_behind(forgetful).await;
+    cluster.nodes.iter().for_each(|node| node.log.forget(true));
+    let loads = || cluster.nodes.iter().map(|node| node.log.loads()).sum::<usize>();
+    let before = loads();
+    cluster.network.heal();
+    until("it was tried more than once", || loads() > before + 1).await;
+    assert!(cluster.nodes.iter().all(|node| !node.running.has_ended()));
+    cluster.nodes.iter().for_each(|node| node.log.forget(false));
+    until("it catches up", || cluster.node(behind).record.commands().len() == 60).await;
+}
+
+#[tokio::test]
+async fn a_disk_that_can_not_be_read_ends_the_node() {
+    let (mut cluster, leader, behind) = with_one_behind(forgetful).await;
+    cluster.nodes.iter().filter(|node| node.id != behind).for_each(|node| node.log.break_reads());
+    cluster.network.heal();
+    until("a leader has read", || cluster.nodes.iter().any(|node| node.running.has_ended())).await;
+    let position = cluster.nodes.iter().position(|node| node.running.has_ended()).unwrap_or(0);
+    let ended = ended(cluster.nodes.remove(position).running).await;
+    assert!(matches!(ended, Ended::DiskRead(_)), "{ended}, once led by {leader}");
+}
+
+#[tokio::test]
+async fn a_receiver_that_stops_in_the_middle_gets_the_snapshot_after() {
+    let (mut cluster, _, behind) = with_one_behind(with_snapshots).await;
+    cluster.network.pieces.limit(1);
+    cluster.network.heal();
+    until("a piece has gone", || cluster.network.pieces.is_used_up()).await;
+    let receiver = cluster.take(behind);
+    receiver.handle.shutdown();
+    ended(receiver.running).await;
+    cluster.network.isolate(behind);
+    assert_eq!(receiver.record.snapshots_installed(), 0);
+    cluster.network.pieces.open();
+    cluster.network.heal();
+    let back = TestNode::start(with_snapshots(behind.0), &cluster.network, receiver.log, receiver.record);
+    until("it catches up", || back.record.commands().len() == 60).await;
+    assert!(back.record.snapshots_installed() > 0);
+}
+
+#[tokio::test]
+async fn a_copy_that_fails_is_tried_again() {
+    let (cluster, _, behind) = with_one_behind(with_snapshots).await;
+    cluster.nodes.iter().for_each(|node| node.record.fail_captures(1));
+    cluster.network.heal();
+    until("it catches up", || cluster.node(behind).record.commands().len() == 60).await;
+    assert!(cluster.nodes.iter().any(|node| node.record.captures_to_fail() == 0));
+}
+
+#[tokio::test]
+async fn commands_that_a_snapshot_covers_are_unknown() {
+    let cluster = Cluster::with_spare(3, 0, with_snapshots);
+    cluster.propose("before", None).await;
+    let old = cluster.leader(None).await;
+    cluster.network.isolate(old.id);
+    let waiting: Vec<_> = (0..5).map(|_| old.propose("never")).collect();
+    until("all are in the log", || old.handle.status().last_index >= old.handle.status().commit_index.plus(5)).await;
+    let last = old.handle.status().last_index;
+    while cluster.leader(Some(old.id)).await.log.compacted() <= last {
+        cluster.propose("after", Some(old.id)).await;
+    }
+    cluster.network.heal();
+    for proposed in waiting {
+        assert_eq!(within(proposed).await.unwrap(), Err(RequestError::Unknown));
+    }
+    until("the snapshot is installed", || old.record.snapshots_installed() > 0).await;
+}
+
+#[tokio::test]
+async fn a_snapshot_that_was_received_before_a_stop_is_installed_at_the_start() {
+    let membership = Membership::of_voters([(NodeId(1), Member::default())].into());
+    let snapshot = Snapshot { last: EntryId::new(Index(7), Term(2)), membership };
+    let record = Record::default();
+    record.staging.begin(1, snapshot.last, 3).unwrap();
+    record.staging.write(1, 0, b"a\nb").unwrap();
+    record.staging.finish(1).unwrap();
+    let node = TestNode::start(options(1), &Network::default(), LogControl::received(snapshot), record);
+    assert_eq!(node.record.commands(), ["a", "b"]);
+    node.led().await;
+    assert_eq!(within(node.handle.propose(command("c"))).await.unwrap().response, 3);
+}
+
+#[tokio::test]
+async fn a_start_without_the_snapshot_that_the_log_rests_on_is_refused() {
+    let membership = Membership::of_voters([(NodeId(1), Member::default())].into());
+    let log = LogControl::received(Snapshot { last: EntryId::new(Index(7), Term(2)), membership });
+    let (_, inbox) = node::mailbox(&options(1));
+    let error = node::start(options(1), inbox, MemoryLog(log), Recorder(Record::default()), Network::default());
+    assert!(matches!(error, Err(StartError::StateMachine(_))), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_change_that_a_deposed_leader_can_not_follow_is_unknown() {
+    let cluster = Cluster::start(3);
+    cluster.propose("before", None).await;
+    let old = cluster.leader(None).await;
+    cluster.network.isolate(old.id);
+    let change = MembershipChange { changes: vec![Change::Remove(old.id)], stay_joint: false };
+    assert_eq!(within(old.handle.change_membership(change)).await, Err(RequestError::Unknown));
 }

@@ -8,12 +8,13 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
 use bytes::Bytes;
-use raft_core::effect::{Persist, RoleKind};
-use raft_core::membership::Membership;
+use raft_core::effect::{Persist, Refusal, RoleKind};
+use raft_core::membership::{Change, Membership, MembershipChange};
 use raft_core::message::Envelope;
-use raft_core::port::{LogStore, StateMachine, Stored, Transport};
-use raft_core::types::{Entry, EntryId, Index, Member, NodeId, Payload};
-use raftkv_server::node::{self, Handle, Mailbox, Options, Proposed, RequestError, Running};
+use raft_core::port::{Capture, LogStore, SnapshotError, Staging, StateMachine, Stored, Transport};
+use raft_core::types::{Entry, EntryId, HardState, Index, Member, NodeId, Payload, Snapshot};
+use raftkv_server::node::memory::{MemoryCapture, MemoryStaging, StagingError};
+use raftkv_server::node::{self, Changed, Handle, Mailbox, Options, Proposed, RequestError, Running};
 
 /// How long anything may take before a test fails. Far more than it does take.
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -62,7 +63,10 @@ pub(crate) struct LogControl {
 struct LogShared {
     stored: Stored,
     is_broken: bool,
+    has_bad_sectors: bool,
+    is_forgetful: bool,
     writes: usize,
+    loads: usize,
 }
 
 impl LogControl {
@@ -75,8 +79,35 @@ impl LogControl {
         self.lock().is_broken = true;
     }
 
+    /// Lets all loads fail from now on.
+    pub(crate) fn break_reads(&self) {
+        self.lock().has_bad_sectors = true;
+    }
+
+    /// Whether loads find nothing, as if all were compacted.
+    pub(crate) fn forget(&self, is_forgetful: bool) {
+        self.lock().is_forgetful = is_forgetful;
+    }
+
+    /// Begins the log after a snapshot that was received, and not installed.
+    pub(crate) fn received(snapshot: Snapshot) -> Self {
+        let log = Self::default();
+        log.lock().stored =
+            Stored { hard_state: HardState { term: snapshot.last.term, vote: None }, snapshot, ..Stored::default() };
+        log
+    }
+
     pub(crate) fn writes(&self) -> usize {
         self.lock().writes
+    }
+
+    pub(crate) fn loads(&self) -> usize {
+        self.lock().loads
+    }
+
+    /// The last entry that is compacted.
+    pub(crate) fn compacted(&self) -> Index {
+        self.lock().stored.snapshot.last.index
     }
 
     pub(crate) fn entries(&self) -> Vec<Entry> {
@@ -104,8 +135,23 @@ impl LogStore for MemoryLog {
         Ok(())
     }
 
-    fn read(&mut self, _from: Index, _max_bytes: u64) -> Result<Vec<Entry>, Broken> {
-        panic!("nothing reads it: the core keeps all entries")
+    fn read(&mut self, from: Index, max_bytes: u64) -> Result<Vec<Entry>, Broken> {
+        let mut log = self.0.lock();
+        log.loads += 1;
+        if log.has_bad_sectors {
+            return Err(Broken);
+        }
+        if log.is_forgetful {
+            return Ok(Vec::new());
+        }
+        let mut bytes = 0;
+        let wanted = log.stored.entries.iter().filter(|entry| entry.id.index >= from);
+        let fitting = wanted.take_while(|entry| {
+            let is_first = bytes == 0;
+            bytes += entry.size_bytes();
+            is_first || bytes <= max_bytes
+        });
+        Ok(fitting.cloned().collect())
     }
 }
 
@@ -113,6 +159,7 @@ impl LogStore for MemoryLog {
 #[derive(Clone, Default)]
 pub(crate) struct Record {
     shared: Arc<Mutex<Recorded>>,
+    pub(crate) staging: MemoryStaging,
     /// Holds up transactions.
     pub(crate) gate: Gate,
 }
@@ -121,11 +168,31 @@ pub(crate) struct Record {
 struct Recorded {
     applied: EntryId,
     commands: Vec<Bytes>,
+    snapshots_taken: usize,
+    snapshots_installed: usize,
+    captures_to_fail: usize,
 }
 
 impl Record {
     pub(crate) fn commands(&self) -> Vec<Bytes> {
         self.shared.lock().unwrap().commands.clone()
+    }
+
+    pub(crate) fn snapshots_taken(&self) -> usize {
+        self.shared.lock().unwrap().snapshots_taken
+    }
+
+    pub(crate) fn snapshots_installed(&self) -> usize {
+        self.shared.lock().unwrap().snapshots_installed
+    }
+
+    /// Lets this many captures fail.
+    pub(crate) fn fail_captures(&self, count: usize) {
+        self.shared.lock().unwrap().captures_to_fail = count;
+    }
+
+    pub(crate) fn captures_to_fail(&self) -> usize {
+        self.shared.lock().unwrap().captures_to_fail
     }
 }
 
@@ -133,28 +200,67 @@ impl Record {
 pub(crate) struct Recorder(pub(crate) Record);
 
 impl StateMachine for Recorder {
-    type Error = Broken;
+    type Error = StateError;
     type Response = u64;
 
-    fn applied(&self) -> Result<EntryId, Broken> {
+    fn applied(&self) -> Result<EntryId, StateError> {
         Ok(self.0.shared.lock().unwrap().applied)
     }
 
-    fn apply(&mut self, entries: &[Entry]) -> Result<Vec<Option<u64>>, Broken> {
+    fn apply(&mut self, entries: &[Entry]) -> Result<Vec<Option<u64>>, StateError> {
         self.0.gate.pass();
         let mut recorded = self.0.shared.lock().unwrap();
         entries.iter().map(|entry| recorded.apply(entry)).collect()
     }
+
+    fn take_snapshot(&mut self) -> Result<EntryId, StateError> {
+        let mut recorded = self.0.shared.lock().unwrap();
+        recorded.snapshots_taken += 1;
+        Ok(recorded.applied)
+    }
+
+    fn capture(&mut self) -> Result<Box<dyn Capture>, StateError> {
+        let mut recorded = self.0.shared.lock().unwrap();
+        if recorded.captures_to_fail > 0 {
+            recorded.captures_to_fail -= 1;
+            return Err(Broken.into());
+        }
+        Ok(Box::new(MemoryCapture::new(recorded.applied, recorded.commands.join(&b'\n'))))
+    }
+
+    fn staging(&self) -> Arc<dyn Staging> {
+        Arc::new(self.0.staging.clone())
+    }
+
+    fn install(&mut self, snapshot: &Snapshot) -> Result<(), StateError> {
+        self.0.gate.pass();
+        let state = self.0.staging.take(snapshot.last)?;
+        let mut recorded = self.0.shared.lock().unwrap();
+        assert!(snapshot.last.index > recorded.applied.index, "a state never goes back");
+        let commands = state.split(|byte| *byte == b'\n').filter(|command| !command.is_empty());
+        recorded.commands = commands.map(|command| state.slice_ref(command)).collect();
+        recorded.applied = snapshot.last;
+        recorded.snapshots_installed += 1;
+        Ok(())
+    }
+}
+
+/// Why a [`Recorder`] failed.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+pub(crate) enum StateError {
+    Broken(#[from] Broken),
+    Staging(#[from] StagingError),
 }
 
 impl Recorded {
-    fn apply(&mut self, entry: &Entry) -> Result<Option<u64>, Broken> {
+    fn apply(&mut self, entry: &Entry) -> Result<Option<u64>, StateError> {
         assert_eq!(entry.id.index, self.applied.index.next(), "entries follow without a gap");
         self.applied = entry.id;
         let Payload::Command(command) = &entry.payload else { return Ok(None) };
         match &command[..] {
             b"panic" => panic!("asked to"),
-            b"fail" => Err(Broken),
+            b"fail" => Err(Broken.into()),
             _ => {
                 self.commands.push(command.clone());
                 Ok(Some(self.commands.len() as u64))
@@ -167,17 +273,60 @@ impl Recorded {
 #[derive(Clone, Default)]
 pub(crate) struct Network {
     shared: Arc<Mutex<Links>>,
+    pub(crate) pieces: Valve,
+}
+
+/// How many bytes of a snapshot go at a time.
+const PIECE_BYTES: usize = 64;
+
+/// Lets a number of things pass.
+#[derive(Clone, Default)]
+pub(crate) struct Valve {
+    /// How many more may pass; none: any number.
+    shared: Arc<(Mutex<Option<usize>>, Condvar)>,
+}
+
+impl Valve {
+    pub(crate) fn open(&self) {
+        self.set(None);
+    }
+
+    /// Lets so many pass, and then none.
+    pub(crate) fn limit(&self, count: usize) {
+        self.set(Some(count));
+    }
+
+    pub(crate) fn is_used_up(&self) -> bool {
+        *self.shared.0.lock().unwrap() == Some(0)
+    }
+
+    fn set(&self, left: Option<usize>) {
+        *self.shared.0.lock().unwrap() = left;
+        self.shared.1.notify_all();
+    }
+
+    fn pass(&self) {
+        let (left, changed) = &*self.shared;
+        let mut left = changed.wait_while(left.lock().unwrap(), |left| *left == Some(0)).unwrap();
+        *left = left.map(|left| left - 1);
+    }
 }
 
 #[derive(Default)]
 struct Links {
     mailboxes: BTreeMap<NodeId, Mailbox>,
+    staging: BTreeMap<NodeId, Arc<dyn Staging>>,
     cut: BTreeSet<(NodeId, NodeId)>,
+    /// The latest transfer of a snapshot on each link, by the number of its capture.
+    transfers: BTreeMap<(NodeId, NodeId), u64>,
+    captures: u64,
 }
 
 impl Network {
-    pub(crate) fn connect(&self, id: NodeId, mailbox: Mailbox) {
-        self.shared.lock().unwrap().mailboxes.insert(id, mailbox);
+    pub(crate) fn connect(&self, id: NodeId, mailbox: Mailbox, staging: Arc<dyn Staging>) {
+        let mut links = self.shared.lock().unwrap();
+        links.mailboxes.insert(id, mailbox);
+        links.staging.insert(id, staging);
     }
 
     /// Drops what `from` sends to `to`.
@@ -207,11 +356,59 @@ impl Network {
             mailbox.deliver(envelope);
         }
     }
+
+    fn begin_transfer(&self, link: (NodeId, NodeId)) -> u64 {
+        let mut links = self.shared.lock().unwrap();
+        links.captures += 1;
+        let number = links.captures;
+        links.transfers.insert(link, number);
+        number
+    }
+
+    /// Brings a capture over piece by piece, unless the link is cut meanwhile.
+    fn carry(&self, link: (NodeId, NodeId), number: u64, capture: &mut dyn Capture) -> Result<(), SnapshotError> {
+        let mut offset = self.staging(link)?.begin(number, capture.last(), capture.size_bytes())?;
+        while offset < capture.size_bytes() {
+            self.pieces.pass();
+            let piece = capture.read(offset, PIECE_BYTES)?;
+            self.staging(link)?.write(number, offset, &piece)?;
+            offset += piece.len() as u64;
+            self.report(link, number, |mailbox| mailbox.snapshot_progress(link.1));
+        }
+        self.staging(link)?.finish(number)
+    }
+
+    fn staging(&self, link: (NodeId, NodeId)) -> Result<Arc<dyn Staging>, SnapshotError> {
+        let links = self.shared.lock().unwrap();
+        let staging = links.staging.get(&link.1).filter(|_| !links.cut.contains(&link));
+        staging.cloned().ok_or_else(|| Broken.into())
+    }
+
+    /// Reports on a transfer, unless another has replaced it.
+    fn report(&self, link: (NodeId, NodeId), number: u64, report: impl Fn(&Mailbox) -> bool) {
+        let links = self.shared.lock().unwrap();
+        if links.transfers.get(&link) == Some(&number) {
+            report(&links.mailboxes[&link.0]);
+        }
+    }
 }
 
 impl Transport for Network {
     fn send(&self, envelope: Envelope) {
         self.deliver(envelope);
+    }
+
+    fn send_snapshot(&self, envelope: Envelope, mut capture: Box<dyn Capture>) {
+        let link = (envelope.from, envelope.to);
+        let number = self.begin_transfer(link);
+        let network = self.clone();
+        std::thread::spawn(move || {
+            let arrived = network.carry(link, number, &mut *capture).is_ok();
+            if arrived {
+                network.deliver(envelope);
+            }
+            network.report(link, number, |mailbox| mailbox.snapshot_sent(link.1, arrived));
+        });
     }
 
     fn use_membership(&self, _membership: &Membership) {}
@@ -231,7 +428,7 @@ impl TestNode {
     pub(crate) fn start(options: Options, network: &Network, log: LogControl, record: Record) -> Self {
         let id = options.core.id;
         let (mailbox, inbox) = node::mailbox(&options);
-        network.connect(id, mailbox);
+        network.connect(id, mailbox, Arc::new(record.staging.clone()));
         let (handle, running) =
             node::start(options, inbox, MemoryLog(log.clone()), Recorder(record.clone()), network.clone()).unwrap();
         Self { id, handle, running, log, record }
@@ -278,6 +475,57 @@ impl Cluster {
         Self { nodes, network }
     }
 
+    /// A cluster of `size`, and as many nodes as `spare` that belong to none yet.
+    pub(crate) fn with_spare(size: u64, spare: u64, options: impl Fn(u64) -> Options) -> Self {
+        let network = Network::default();
+        let log = |id| if id <= size { first_log(size) } else { LogControl::default() };
+        let start = |id| TestNode::start(options(id), &network, log(id), Record::default());
+        let nodes = (1..=size + spare).map(start).collect();
+        Self { nodes, network }
+    }
+
+    /// The leader of the highest term, as it says itself.
+    pub(crate) async fn leading(&self) -> &TestNode {
+        let leading = || {
+            let term = self.nodes.iter().map(|node| node.handle.status().term).max();
+            self.nodes.iter().find(|node| {
+                let status = node.handle.status();
+                status.role == RoleKind::Leader && Some(status.term) == term
+            })
+        };
+        until("a node leads", || leading().is_some()).await;
+        leading().unwrap_or(&self.nodes[0])
+    }
+
+    /// Changes the membership wherever the leader is, again where it is certain that nothing was done and where another try may do it.
+    pub(crate) async fn change(&self, changes: Vec<Change>) -> Changed {
+        within(self.try_to_change(changes)).await
+    }
+
+    async fn try_to_change(&self, changes: Vec<Change>) -> Changed {
+        loop {
+            let change = MembershipChange { changes: changes.clone(), stay_joint: false };
+            match self.leading().await.handle.change_membership(change).await {
+                Ok(changed) => return changed,
+                Err(
+                    RequestError::NotLeader { .. }
+                    | RequestError::Lost
+                    | RequestError::Transferring
+                    | RequestError::Refused(
+                        Refusal::TermNotCommitted | Refusal::ChangeUnderWay | Refusal::NotCaughtUp(_),
+                    ),
+                ) => tokio::time::sleep(Duration::from_millis(5)).await,
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+
+    /// Takes a node out, to be stopped or restarted.
+    pub(crate) fn take(&mut self, id: NodeId) -> TestNode {
+        let position = self.nodes.iter().position(|node| node.id == id).unwrap();
+        self.nodes.remove(position)
+    }
+
     pub(crate) fn node(&self, id: NodeId) -> &TestNode {
         self.nodes.iter().find(|node| node.id == id).unwrap()
     }
@@ -312,6 +560,14 @@ impl Cluster {
 /// Settings for tests: the defaults, with a seed for each node.
 pub(crate) fn options(id: u64) -> Options {
     Options::new(NodeId(id))
+}
+
+/// Settings under which snapshots are taken all the time.
+pub(crate) fn with_snapshots(id: u64) -> Options {
+    let mut options = options(id);
+    options.core.snapshot_after_entries = 20;
+    options.core.kept_entries = 5;
+    options
 }
 
 /// What each node of a new cluster of `size` voters stores first.

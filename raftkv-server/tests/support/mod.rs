@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
 pub mod proxy;
+pub mod writers;
 
 use std::fs::File;
 use std::net::{Ipv4Addr, TcpListener};
@@ -12,7 +13,7 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use raftkv_cli::Client;
-use raftkv_cli::reply::StatusReply;
+use raftkv_cli::reply::{MemberRole, StatusReply};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use tonic::transport::{Channel, Endpoint};
@@ -101,6 +102,14 @@ impl TestNode {
         self.start_process();
     }
 
+    /// Starts the node's process as a cluster of one.
+    pub fn start_without_peers(&mut self) {
+        let arguments = self.arguments.clone();
+        self.arguments.retain(|argument| !argument.starts_with("--peers"));
+        self.start_process();
+        self.arguments = arguments;
+    }
+
     /// Starts the node's process with other peers than it began with.
     pub fn start_with(&mut self, peers: &str) {
         let arguments = self.arguments.clone();
@@ -108,6 +117,23 @@ impl TestNode {
         self.arguments.push(peers.to_owned());
         self.start_process();
         self.arguments = arguments;
+    }
+
+    /// Adds a flag to those that the node is started with.
+    pub fn add_flag(&mut self, flag: &str) {
+        self.arguments.push(flag.to_owned());
+    }
+
+    /// Removes the node's files, which may not be in use, as a new disk does.
+    pub fn wipe(&mut self) {
+        assert!(self.process.is_none(), "node {} runs", self.id);
+        std::fs::remove_dir_all(&self.data).unwrap();
+    }
+
+    /// Waits until the node's log says something.
+    pub async fn says(&self, text: &str) {
+        let said = async || self.log_text().contains(text).then_some(());
+        eventually(text, Duration::from_secs(20), said).await;
     }
 
     /// Starts the node's process so that it can write no file larger than that many blocks of 512 bytes: the next write fails, as
@@ -206,7 +232,7 @@ impl Drop for TestNode {
 /// Nodes 1, 2, …, in a folder that goes when the cluster does.
 pub struct Cluster {
     nodes: Vec<TestNode>,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 impl Cluster {
@@ -226,7 +252,7 @@ impl Cluster {
             let log = folder.path().join(format!("node{id}.log"));
             TestNode { id, address: address.clone(), arguments, data, log, process: None }
         });
-        Self { nodes: nodes.collect(), _folder: folder }
+        Self { nodes: nodes.collect(), folder }
     }
 
     /// Makes places for three nodes. The others reach node 3 at `way`, and think that it is there.
@@ -254,6 +280,33 @@ impl Cluster {
         cluster.start_all();
         cluster.leader().await;
         cluster
+    }
+
+    /// A cluster of `size` that runs with further flags and has a leader.
+    pub async fn start_with_flags(size: usize, flags: &[&str]) -> Self {
+        let mut cluster = Self::new(size);
+        for node in &mut cluster.nodes {
+            flags.iter().for_each(|flag| node.add_flag(flag));
+        }
+        cluster.start_all();
+        cluster.leader().await;
+        cluster
+    }
+
+    /// Makes a place for one more node, which joins the others through `way` when it is started. Returns its id.
+    pub fn add(&mut self, way: u64) -> u64 {
+        let id = self.ids().into_iter().max().unwrap_or_default() + 1;
+        let port = free_ports(1)[0];
+        let data = self.folder.path().join(format!("node{id}"));
+        let arguments = vec![
+            format!("--port={port}"),
+            format!("--join={}", self.place(way).address),
+            format!("--data-dir={}", data.display()),
+        ];
+        let log = self.folder.path().join(format!("node{id}.log"));
+        let address = format!("localhost:{port}");
+        self.nodes.push(TestNode { id, address, arguments, data, log, process: None });
+        id
     }
 
     pub fn start_all(&mut self) {
@@ -294,6 +347,11 @@ impl Cluster {
         self.client_of(vec![self.place(id).address.clone()])
     }
 
+    /// A client that knows these nodes.
+    pub fn client_at_all(&self, ids: &[u64]) -> Client {
+        self.client_of(ids.iter().map(|id| self.place(*id).address.clone()).collect())
+    }
+
     fn client_of(&self, endpoints: Vec<String>) -> Client {
         Client::builder().endpoints(endpoints).timeout(Duration::from_secs(20)).build().unwrap()
     }
@@ -321,6 +379,18 @@ impl Cluster {
     /// What a node says of itself, if it answers.
     pub async fn status(&self, id: u64) -> Option<StatusReply> {
         self.client_at(id).status(&self.place(id).address).await.ok()
+    }
+
+    /// Waits until `ids`, and nobody else, have a vote, and the membership is at rest.
+    pub async fn voters_are(&self, ids: &[u64]) {
+        let client = self.client_at_all(ids);
+        eventually("the membership", Duration::from_secs(40), async || {
+            let members = client.members().await.ok()?.members;
+            let at_rest = members.iter().all(|member| member.role() == MemberRole::Voter);
+            let voters: Vec<u64> = members.iter().map(|member| member.id).collect();
+            (at_rest && voters == ids).then_some(())
+        })
+        .await;
     }
 
     /// Waits for a node that leads, and returns its id.
