@@ -7,12 +7,13 @@ use std::sync::{Arc, Mutex};
 use raft_core::effect::Persist;
 use raft_core::membership::Membership;
 use raft_core::message::Envelope;
-use raft_core::port::{LogStore, Stored, Transport};
+use raft_core::port::{Capture, LogStore, SnapshotError, Staging, Stored, Transport};
 use raft_core::types::{Entry, Index, NodeId};
 use raftkv_server::node::Mailbox;
 
-/// A log in memory. Clones share it, as a disk would be shared by one start of a node and the next.
-#[derive(Clone, Debug)]
+/// A log in memory; an empty one for a node that waits to be added to a cluster. Clones share it, as a disk would be shared by one start of a node
+/// and the next.
+#[derive(Clone, Debug, Default)]
 pub struct MemoryLog(Arc<Mutex<Stored>>);
 
 impl MemoryLog {
@@ -48,26 +49,57 @@ impl LogStore for MemoryLog {
     }
 }
 
-/// A network within the process: each node's mailbox, by its id.
-#[derive(Clone, Debug, Default)]
-pub struct MemoryNetwork(Arc<Mutex<BTreeMap<NodeId, Mailbox>>>);
+/// A network within the process.
+#[derive(Clone, Default)]
+pub struct MemoryNetwork(Arc<Mutex<BTreeMap<NodeId, Peer>>>);
+
+/// Where a node's messages go, and the data of the snapshots that it receives.
+#[derive(Clone)]
+struct Peer {
+    mailbox: Mailbox,
+    staging: Arc<dyn Staging>,
+}
 
 impl MemoryNetwork {
-    /// Messages to `id` go to `mailbox` from now on.
-    pub fn connect(&self, id: NodeId, mailbox: Mailbox) {
-        self.0.lock().expect("no thread panicked").insert(id, mailbox);
+    /// Messages to `id` go to `mailbox` from now on, and snapshots to `staging`.
+    pub fn connect(&self, id: NodeId, mailbox: Mailbox, staging: Arc<dyn Staging>) {
+        self.0.lock().expect("no thread panicked").insert(id, Peer { mailbox, staging });
+    }
+
+    fn peer(&self, id: NodeId) -> Option<Peer> {
+        self.0.lock().expect("no thread panicked").get(&id).cloned()
     }
 }
 
 impl Transport for MemoryNetwork {
     fn send(&self, envelope: Envelope) {
-        if let Some(mailbox) = self.0.lock().expect("no thread panicked").get(&envelope.to) {
+        if let Some(peer) = self.peer(envelope.to) {
             // A full mailbox drops the message, which Raft allows.
-            mailbox.deliver(envelope);
+            peer.mailbox.deliver(envelope);
+        }
+    }
+
+    fn send_snapshot(&self, envelope: Envelope, mut capture: Box<dyn Capture>) {
+        let (from, to) = (envelope.from, envelope.to);
+        let copied = self
+            .peer(to)
+            .is_some_and(|peer| copy(&mut *capture, &*peer.staging).is_ok() && peer.mailbox.deliver(envelope));
+        if let Some(sender) = self.peer(from) {
+            sender.mailbox.snapshot_sent(to, copied);
         }
     }
 
     fn use_membership(&self, _membership: &Membership) {
         // A transport with connections would open and close them here.
     }
+}
+
+/// Copies all at once, since it goes nowhere. A transport with connections would send piece by piece, in the background.
+fn copy(capture: &mut dyn Capture, staging: &dyn Staging) -> Result<(), SnapshotError> {
+    const NUMBER: u64 = 1;
+    let size_bytes = capture.size_bytes();
+    let offset = staging.begin(NUMBER, capture.last(), size_bytes)?;
+    let state = capture.read(offset, usize::try_from(size_bytes)?)?;
+    staging.write(NUMBER, offset, &state)?;
+    staging.finish(NUMBER)
 }

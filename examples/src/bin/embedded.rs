@@ -6,22 +6,25 @@
 //! that there is nothing to set up; `raft-store-sqlite` and `raft-transport-grpc` have the real ones.
 
 use std::collections::BTreeMap;
-use std::convert::Infallible;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use bytes::Bytes;
-use raft_core::membership::Membership;
-use raft_core::port::StateMachine;
-use raft_core::types::{Entry, EntryId, Member, NodeId, Payload};
+use raft_core::membership::{Change, Membership, MembershipChange};
+use raft_core::port::{Capture, Staging, StateMachine};
+use raft_core::types::{Entry, EntryId, Member, NodeId, Payload, Snapshot};
 use raftkv_examples::memory::{MemoryLog, MemoryNetwork};
+use raftkv_server::node::memory::{MemoryCapture, MemoryStaging, StagingError};
 use raftkv_server::node::{self, Handle, Options, RequestError, Running};
 
 /// Who owns how much. Clones share the accounts: one is given to the node, the others are for reading.
 #[derive(Clone, Default)]
-struct Bank(Arc<Mutex<Accounts>>);
+struct Bank {
+    accounts: Arc<Mutex<Accounts>>,
+    staging: MemoryStaging,
+}
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Accounts {
     balances: BTreeMap<String, u64>,
     /// The last entry that was applied. It changes together with the balances, so that no command is ever applied twice.
@@ -32,16 +35,48 @@ struct Accounts {
 type Response = Result<u64, String>;
 
 impl StateMachine for Bank {
-    type Error = Infallible;
+    type Error = StagingError;
     type Response = Response;
 
-    fn applied(&self) -> Result<EntryId, Infallible> {
-        Ok(self.0.lock().expect("no thread panicked").applied)
+    fn applied(&self) -> Result<EntryId, StagingError> {
+        Ok(self.lock().applied)
     }
 
-    fn apply(&mut self, entries: &[Entry]) -> Result<Vec<Option<Response>>, Infallible> {
-        let mut accounts = self.0.lock().expect("no thread panicked");
+    fn apply(&mut self, entries: &[Entry]) -> Result<Vec<Option<Response>>, StagingError> {
+        let mut accounts = self.lock();
         Ok(entries.iter().map(|entry| accounts.apply(entry)).collect())
+    }
+
+    /// There is no disk to write to. Once the node knows that the state is safe, it drops old entries from the log.
+    fn take_snapshot(&mut self) -> Result<EntryId, StagingError> {
+        Ok(self.lock().applied)
+    }
+
+    /// A member that needs entries which are gone is sent the state instead, ...
+    fn capture(&mut self) -> Result<Box<dyn Capture>, StagingError> {
+        let accounts = self.lock();
+        let lines: Vec<_> = accounts.balances.iter().map(|(owner, balance)| format!("{owner} {balance}")).collect();
+        Ok(Box::new(MemoryCapture::new(accounts.applied, lines.join("\n"))))
+    }
+
+    fn staging(&self) -> Arc<dyn Staging> {
+        Arc::new(self.staging.clone())
+    }
+
+    /// ... and here it is, on that member.
+    fn install(&mut self, snapshot: &Snapshot) -> Result<(), StagingError> {
+        let state = self.staging.take(snapshot.last)?;
+        let text = String::from_utf8_lossy(&state);
+        let lines = text.lines().filter_map(|line| line.split_once(' '));
+        let balances = lines.filter_map(|(owner, balance)| Some((owner.to_owned(), balance.parse().ok()?))).collect();
+        *self.lock() = Accounts { balances, applied: snapshot.last };
+        Ok(())
+    }
+}
+
+impl Bank {
+    fn lock(&self) -> MutexGuard<'_, Accounts> {
+        self.accounts.lock().expect("no thread panicked")
     }
 }
 
@@ -88,12 +123,15 @@ struct Branch {
     bank: Bank,
 }
 
-fn open(id: NodeId, membership: Membership, network: &MemoryNetwork) -> Result<Branch, node::StartError> {
-    let options = Options::new(id);
+fn open(id: NodeId, log: MemoryLog, network: &MemoryNetwork) -> Result<Branch, node::StartError> {
+    let mut options = Options::new(id);
+    // Far too few for anything but showing that old entries go.
+    options.core.snapshot_after_entries = 3;
+    options.core.kept_entries = 1;
     let (mailbox, inbox) = node::mailbox(&options);
-    network.connect(id, mailbox);
     let bank = Bank::default();
-    let (handle, running) = node::start(options, inbox, MemoryLog::first(membership), bank.clone(), network.clone())?;
+    network.connect(id, mailbox, bank.staging());
+    let (handle, running) = node::start(options, inbox, log, bank.clone(), network.clone())?;
     Ok(Branch { handle, running, bank })
 }
 
@@ -120,12 +158,28 @@ async fn order(branches: &BTreeMap<NodeId, Branch>, command: &'static str) -> Re
     }
 }
 
-/// A linearizable read: waits for the index that makes it so, then looks. Only the leader gives one.
+/// Has the leader add `id` as a learner, who becomes a voter once it has caught up.
+async fn join(branches: &BTreeMap<NodeId, Branch>, id: NodeId) -> Result<(), RequestError> {
+    let add = Change::AddLearner { id, member: Member::default(), promote: true };
+    let change = MembershipChange { changes: vec![add], stay_joint: false };
+    loop {
+        for branch in branches.values() {
+            match branch.handle.change_membership(change.clone()).await {
+                Ok(_) => return Ok(()),
+                Err(RequestError::NotLeader { .. } | RequestError::Overloaded | RequestError::Lost) => (),
+                Err(error) => return Err(error),
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// A linearizable read: waits for the index that makes it so, then looks. Any node gives one.
 async fn balances(branches: &BTreeMap<NodeId, Branch>) -> BTreeMap<String, u64> {
     loop {
         for (id, branch) in branches {
             match branch.handle.read_index().await {
-                Ok(_) => return branch.bank.0.lock().expect("no thread panicked").balances.clone(),
+                Ok(_) => return branch.bank.lock().balances.clone(),
                 Err(error) => println!("{id} can't say: {error}"),
             }
         }
@@ -141,7 +195,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let network = MemoryNetwork::default();
     let mut branches = BTreeMap::new();
     for id in ids {
-        branches.insert(id, open(id, membership.clone(), &network)?);
+        branches.insert(id, open(id, MemoryLog::first(membership.clone()), &network)?);
     }
 
     order(&branches, "deposit alice 100").await?;
@@ -154,6 +208,14 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     gone.handle.shutdown();
     println!("{leader} ended: {}", tokio::task::spawn_blocking(|| gone.running.wait()).await?);
     order(&branches, "transfer bob carol 10").await?;
+
+    // Another one joins. The log does not reach back to its beginning any more, so it gets the balances as they are, and then a vote.
+    let late = NodeId(4);
+    branches.insert(late, open(late, MemoryLog::default(), &network)?);
+    join(&branches, late).await?;
+    let mut status = branches[&late].handle.watch_status();
+    let joined = status.wait_for(|status| status.membership.voters.contains(&late)).await?.clone();
+    println!("{late} votes, and its log begins after entry {}", joined.snapshot_index);
 
     println!("{:?}", balances(&branches).await);
     Ok(())
