@@ -171,6 +171,44 @@ pub enum Obstacle {
         /// Its address.
         address: String,
     },
+    /// The cluster has begun without this node. It may be that of a node that began alone by mistake.
+    #[error(
+        "the cluster {cluster} of {peer} has begun without node {}: its members are {members}; to add this node to it, run: \
+         raftkv-cli -e {} member add {} {address}; if it was begun by mistake, start {peer} with an empty data directory and the right \
+         --peers", .id.0, .peer.address, .id.0
+    )]
+    NotAMember {
+        /// This node.
+        id: NodeId,
+        /// Its address.
+        address: String,
+        /// The cluster.
+        cluster: ClusterId,
+        /// Who said so.
+        peer: Peer,
+        /// Its members.
+        members: String,
+    },
+    /// The cluster knows this id with another disk, which this one must not stand in for.
+    #[error(
+        "the cluster {cluster} knows node {} with another data directory ({theirs}, this one is {ours}), and a new one may have \
+         forgotten what the old one promised: start this node with its old data directory, or, if that is lost, run: \
+         raftkv-cli -e {} member replace {} --address {address}", .id.0, .peer.address, .id.0
+    )]
+    OtherDisk {
+        /// This node.
+        id: NodeId,
+        /// Its address.
+        address: String,
+        /// The cluster.
+        cluster: ClusterId,
+        /// Who said so.
+        peer: Peer,
+        /// This node's disk.
+        ours: Incarnation,
+        /// The disk that the cluster knows.
+        theirs: Incarnation,
+    },
     /// Two peers belong to different clusters.
     #[error("the peers belong to different clusters, {first} and {second}: let --peers name nodes of one cluster only")]
     TwoClusters {
@@ -192,38 +230,6 @@ pub enum BeginError {
         id: NodeId,
         /// The other node.
         peer: Peer,
-    },
-    /// The cluster has begun without this node.
-    #[error(
-        "the cluster {cluster} of {peer} has begun without node {}: its members are {members}; \
-         start this node with the --peers of another cluster, or with the --id and data directory of a member", .id.0
-    )]
-    NotAMember {
-        /// This node.
-        id: NodeId,
-        /// The cluster.
-        cluster: ClusterId,
-        /// Who said so.
-        peer: Peer,
-        /// Its members.
-        members: String,
-    },
-    /// The cluster knows this id with another disk.
-    #[error(
-        "the cluster {cluster} of {peer} knows node {} with another data directory ({theirs}, this one is {ours}): \
-         start it with its old data directory; a new disk must not stand in for it, since it may have forgotten what it promised", .id.0
-    )]
-    OtherDisk {
-        /// This node.
-        id: NodeId,
-        /// The cluster.
-        cluster: ClusterId,
-        /// Who said so.
-        peer: Peer,
-        /// This node's disk.
-        ours: Incarnation,
-        /// The disk that the cluster knows.
-        theirs: Incarnation,
     },
 }
 
@@ -285,30 +291,36 @@ impl<'a> Round<'a> {
         } else if *id == self.own.id {
             // A list of all nodes, this one included, is fine.
         } else if statement.cluster != ClusterId::default() {
-            self.find_begun(peer, statement)?;
+            self.find_begun(peer, statement);
         } else {
             self.find_waiting(peer, statement);
         }
         Ok(())
     }
 
-    /// A peer has begun: this node stands in its cluster, with this disk, or it never will by itself.
-    fn find_begun(&mut self, peer: &Peer, statement: &'a Statement) -> Result<(), BeginError> {
-        let (id, cluster, peer) = (self.own.id, statement.cluster, peer.clone());
-        let Some(member) = statement.members.get(&id) else {
-            return Err(BeginError::NotAMember { id, cluster, peer, members: list(&statement.members) });
-        };
-        let (ours, theirs) = (self.own.member.incarnation, member.incarnation);
-        if ours != theirs {
-            return Err(BeginError::OtherDisk { id, cluster, peer, ours, theirs });
-        }
-        match self.begun {
-            Some(other) if other.cluster != cluster => {
+    /// A peer has begun: this node stands in its cluster, with this disk, or waits until it does.
+    fn find_begun(&mut self, peer: &Peer, statement: &'a Statement) {
+        let Statement { cluster, members, .. } = statement;
+        let (id, ours) = (self.own.id, self.own.member.incarnation);
+        let (address, cluster, peer) = (self.own.member.address.clone(), *cluster, peer.clone());
+        match (members.get(&id).map(|member| member.incarnation), self.begun) {
+            (None, _) => {
+                let members = list(members);
+                self.obstacles.push(Obstacle::NotAMember { id, address, cluster, peer, members });
+            }
+            (Some(theirs), _) if theirs != ours => {
+                // All peers will say so: one line is enough.
+                let is_said =
+                    |it: &Obstacle| matches!(it, Obstacle::OtherDisk { cluster: said, .. } if *said == cluster);
+                if !self.obstacles.iter().any(is_said) {
+                    self.obstacles.push(Obstacle::OtherDisk { id, address, cluster, peer, ours, theirs });
+                }
+            }
+            (_, Some(other)) if other.cluster != cluster => {
                 self.obstacles.push(Obstacle::TwoClusters { first: other.cluster, second: cluster });
             }
             _ => self.begun = Some(statement),
         }
-        Ok(())
     }
 
     fn find_waiting(&mut self, peer: &Peer, statement: &'a Statement) {
@@ -380,17 +392,28 @@ pub fn list(members: &Members) -> String {
 #[derive(Debug)]
 pub struct Lobby {
     statement: Mutex<Statement>,
+    waits_for: Mutex<Vec<String>>,
 }
 
 impl Lobby {
     /// The lobby of node `id`, which others reach and know as `member`, and whose flags name `peers`.
     pub fn new(id: NodeId, member: Member, peers: &[Peer]) -> Self {
-        Self { statement: Mutex::new(Statement::alone(id, member, peers)) }
+        Self { statement: Mutex::new(Statement::alone(id, member, peers)), waits_for: Mutex::default() }
     }
 
     /// What this node states now.
     pub fn statement(&self) -> Statement {
         self.lock().clone()
+    }
+
+    /// What keeps this node from beginning, a sentence each, as of the last attempt.
+    pub fn waits_for(&self) -> Vec<String> {
+        self.waits_for.lock().expect("nothing panics while it holds the reasons").clone()
+    }
+
+    /// Says what keeps this node from beginning.
+    pub fn wait_for(&self, what: Vec<String>) {
+        *self.waits_for.lock().expect("nothing panics while it holds the reasons") = what;
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Statement> {
@@ -414,6 +437,7 @@ impl Lobby {
             match decide(&own, peers, &answers)? {
                 Decision::Begin(beginning) => return Ok(beginning),
                 Decision::Continue { members, complete, obstacles } => {
+                    self.wait_for(obstacles.iter().map(ToString::to_string).collect());
                     reporter.report(&obstacles);
                     if members == own.members && complete == own.complete {
                         sleep(ROUND_PAUSE).await;
@@ -491,7 +515,7 @@ mod tests {
     use super::*;
 
     fn member(id: u64) -> Member {
-        Member { address: format!("localhost:5005{id}"), incarnation: Incarnation(100 + id) }
+        Member { address: format!("localhost:5005{id}"), incarnation: Incarnation(100 + id), priority: 0 }
     }
 
     fn members(ids: &[u64]) -> Members {
@@ -641,14 +665,43 @@ mod tests {
     }
 
     #[test]
-    fn a_cluster_that_has_begun_without_this_node_or_disk_is_refused() {
+    fn a_cluster_that_has_begun_without_this_node_is_waited_for_with_what_to_do() {
         let own = states(1, &[1], false);
-        let error = decide(&own, &peers(&[2]), &[Answer::Stated(has_begun(2, &[2, 3]))]).unwrap_err();
-        assert!(error.to_string().contains("has begun without node 1"), "{error}");
+        let text = obstacles(&own, &[Answer::Stated(has_begun(2, &[2, 3])), silent()]);
+        assert!(text.contains("has begun without node 1"), "{text}");
+        assert!(text.contains("run: raftkv-cli -e localhost:50052 member add 1 localhost:50051;"), "{text}");
+    }
 
-        let wiped = Statement { member: member(9), ..own };
-        let error = decide(&wiped, &peers(&[2]), &[Answer::Stated(has_begun(2, &[1, 2]))]).unwrap_err();
-        assert!(error.to_string().contains("with another data directory"), "{error}");
+    #[test]
+    fn a_cluster_that_knows_another_disk_is_waited_for_with_what_to_do_once() {
+        let wiped = Statement { member: member(9), ..states(1, &[1], false) };
+        let answers = [2, 3].map(|id| Answer::Stated(has_begun(id, &[1, 2, 3])));
+        let text = obstacles(&wiped, &answers);
+        assert!(text.contains("with another data directory"), "{text}");
+        assert!(
+            text.contains("run: raftkv-cli -e localhost:50052 member replace 1 --address localhost:50059"),
+            "{text}"
+        );
+        assert_eq!(text.lines().count(), 1, "{text}");
+    }
+
+    #[test]
+    fn a_disk_that_the_cluster_has_put_in_the_place_of_the_old_one_begins_with_an_empty_log() {
+        let wiped = Statement { member: member(9), ..states(1, &[1], false) };
+        let mut stale = has_begun(2, &[1, 2, 3]);
+        let mut begun = stale.clone();
+        begun.members.insert(NodeId(1), member(9));
+        stale.id = NodeId(3);
+        // A peer that is behind does not keep it.
+        let decision = decide(&wiped, &peers(&[3, 2]), &[Answer::Stated(stale), Answer::Stated(begun.clone())]);
+        assert_eq!(decision, Ok(Decision::Begin(Beginning { cluster: begun.cluster, stored: Stored::default() })));
+    }
+
+    #[test]
+    fn a_peer_that_has_begun_alone_does_not_end_the_start_of_the_others() {
+        let own = states(1, &[1, 3], true);
+        let answers = [Answer::Stated(has_begun(2, &[2])), Answer::Stated(states(3, &[1, 3], true))];
+        assert!(obstacles(&own, &answers).contains("has begun without node 1"));
     }
 
     #[test]

@@ -16,20 +16,35 @@ const OPEN_PORT: &str = "this version has no encryption and no authentication: w
 /// The settings of a [server](crate::run).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// This node. Not zero.
-    pub id: NodeId,
+    /// This node, not zero; none if its files or the cluster that it joins know.
+    pub id: Option<NodeId>,
     /// Where to listen. Port 0 takes any free port.
     pub listen: SocketAddr,
     /// The host under which others reach this node, or that and the port.
     pub advertise: Advertise,
     /// The other nodes, for the first start.
     pub peers: Vec<Peer>,
+    /// The cluster to join at the first start, instead of beginning one with `peers`.
+    pub join: Option<Join>,
     /// The folder for this node's files; none to look for one as [`storage`](crate::storage) says.
     pub data_dir: Option<PathBuf>,
     /// The least time without a leader before an election. The actual one is drawn from this up to twice this.
     pub election_timeout: Duration,
     /// The time between heartbeats. At most half of `election_timeout`.
     pub heartbeat: Duration,
+    /// After how many entries a snapshot takes their place. At least 1.
+    pub snapshot_after: u64,
+    /// How many entries before a snapshot stay in the log.
+    pub keep_entries: u64,
+}
+
+/// A cluster that runs, for a node to join.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Join {
+    /// Some of its nodes.
+    pub nodes: Vec<Peer>,
+    /// Whether the node stays a learner.
+    pub learner: bool,
 }
 
 /// Where others reach this node.
@@ -87,37 +102,45 @@ pub enum ConfigError {
 impl Config {
     /// Completes and checks the flags. The texts beside the settings are worth a warning.
     pub fn from_flags(flags: &ServeFlags) -> Result<(Self, Vec<String>), ConfigError> {
-        let id = NodeId(flags.id.ok_or(ConfigError::NoId)?);
+        let id = flags.id.map(NodeId);
+        if id.is_none() && flags.join.is_empty() {
+            return Err(ConfigError::NoId);
+        }
         check_peers(id, &flags.peers)?;
+        let join = Join { nodes: flags.join.clone(), learner: flags.learner };
+        let others = [&flags.peers[..], &flags.join[..]].concat();
         check_timing(flags.heartbeat, flags.election_timeout)?;
         let mut warnings = Vec::new();
-        let listen = flags.listen.unwrap_or_else(|| default_listen(&flags.peers));
+        let listen = flags.listen.unwrap_or_else(|| default_listen(&others));
         if !listen.is_loopback() {
             warnings.push(OPEN_PORT.to_owned());
         }
         let advertise = match &flags.advertise {
             Some(address) if split_address(address).is_some() => Advertise::Address(address.clone()),
             Some(address) => return Err(ConfigError::Advertise(address.clone())),
-            None => Advertise::Host(default_host(listen, &flags.peers)),
+            None => Advertise::Host(default_host(listen, &others)),
         };
         let config = Self {
             id,
             listen: SocketAddr::new(listen, flags.port),
             advertise,
             peers: flags.peers.clone(),
+            join: (!join.nodes.is_empty()).then_some(join),
             data_dir: flags.data_dir.clone(),
             election_timeout: flags.election_timeout,
             heartbeat: flags.heartbeat,
+            snapshot_after: flags.snapshot_after,
+            keep_entries: flags.keep_entries,
         };
         Ok((config, warnings))
     }
 }
 
-fn check_peers(own: NodeId, peers: &[Peer]) -> Result<(), ConfigError> {
+fn check_peers(own: Option<NodeId>, peers: &[Peer]) -> Result<(), ConfigError> {
     let mut ids = BTreeSet::new();
     let mut addresses = BTreeSet::new();
     for peer in peers {
-        if peer.id == Some(own) {
+        if peer.id.is_some() && peer.id == own {
             return Err(ConfigError::OwnId { peer: peer.clone() });
         }
         if peer.id.is_some_and(|id| !ids.insert(id)) {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::{Arg, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use raft_core::types::NodeId;
+use tracing_subscriber::EnvFilter;
 
 use crate::peer::Peer;
 
@@ -14,7 +15,9 @@ Examples:
   raftkv-server demo                         three nodes on this machine, to try things out
   raftkv-server --id 1                       a cluster of one, on port 50051
   raftkv-server --id 1 --port 50051 --peers localhost:50052,localhost:50053
-                                             one of three; start the others alike";
+                                             one of three; start the others alike
+  raftkv-server --port 50054 --join localhost:50051
+                                             one more, for a cluster that runs";
 
 /// A replicated key-value and SQL store.
 #[derive(Debug, Parser)]
@@ -61,8 +64,9 @@ pub enum Command {
 /// How to serve as a node.
 #[derive(Debug, Args)]
 pub struct ServeFlags {
-    /// This node's number, 1 or more, different on each node
-    #[arg(long, env = "RAFTKV_ID", required = true, value_parser = clap::value_parser!(u64).range(1..=NodeId::LAST.0))]
+    /// This node's number, 1 or more, different on each node. With --join, the cluster gives the next free one, and the data
+    /// directory keeps it
+    #[arg(long, env = "RAFTKV_ID", required_unless_present = "join", value_parser = clap::value_parser!(u64).range(1..=NodeId::LAST.0))]
     pub id: Option<u64>,
 
     /// The port to listen on
@@ -73,8 +77,17 @@ pub struct ServeFlags {
     #[arg(long, env = "RAFTKV_PEERS", value_delimiter = ',', value_name = "HOST:PORT,…")]
     pub peers: Vec<Peer>,
 
+    /// Join a cluster that runs: any of its nodes, or several. The node becomes a learner, and a voter once it has caught up. On
+    /// later starts, the same flag does no harm
+    #[arg(long, env = "RAFTKV_JOIN", value_delimiter = ',', value_name = "HOST:PORT,…", conflicts_with = "peers")]
+    pub join: Vec<Peer>,
+
+    /// With --join: stay a learner, which receives all data and has no vote
+    #[arg(long, env = "RAFTKV_LEARNER", requires = "join")]
+    pub learner: bool,
+
     /// Where this node keeps its files [default: /var/lib/raft_data, or ./raft_data if that can't be written;
-    /// a folder inside it if another node has it]
+    /// a folder inside it if another node has it, or with --join and no --id: one for the port]
     #[arg(long, env = "RAFTKV_DATA_DIR", value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
 
@@ -95,13 +108,32 @@ pub struct ServeFlags {
     #[arg(long, env = "RAFTKV_HEARTBEAT", default_value = "50ms", value_name = "DURATION", value_parser = humantime::parse_duration)]
     pub heartbeat: Duration,
 
+    /// After how many entries the log is shortened, a snapshot taking their place
+    #[arg(long, env = "RAFTKV_SNAPSHOT_AFTER", default_value_t = 100_000, value_name = "ENTRIES", value_parser = clap::value_parser!(u64).range(1..))]
+    pub snapshot_after: u64,
+
+    /// How many entries before a snapshot stay in the log, for nodes that are a little behind
+    #[arg(long, env = "RAFTKV_KEEP_ENTRIES", default_value_t = 10_000, value_name = "ENTRIES")]
+    pub keep_entries: u64,
+
     /// What to log: a level, or a filter like raftkv_server=debug,info [default: RUST_LOG, or info]
-    #[arg(long, env = "RAFTKV_LOG", value_name = "FILTER")]
+    #[arg(long, env = "RAFTKV_LOG", value_name = "FILTER", value_parser = log_filter)]
     pub log: Option<String>,
 
     /// Stop when standard input ends, as it does when the process that holds its other end dies
     #[arg(long, hide = true)]
     pub exit_with_parent: bool,
+}
+
+/// Checks a filter for the log. To the library, a word that is no level is the name of a module, so a misspelt level would turn all logging off.
+fn log_filter(text: &str) -> Result<String, String> {
+    let levels = ["off", "error", "warn", "info", "debug", "trace"];
+    let is_level = |word: &str| levels.iter().any(|level| level.eq_ignore_ascii_case(word));
+    let words = || text.split(',').map(str::trim);
+    if let Some(word) = words().find(|word| !word.contains(['=', '[']) && !is_level(word)) {
+        return Err(format!("`{word}` is no level ({}), nor a MODULE=LEVEL", levels.join(", ")));
+    }
+    EnvFilter::try_new(text).map(|_| text.to_owned()).map_err(|error| error.to_string())
 }
 
 /// How to run the demo.
@@ -156,6 +188,24 @@ mod tests {
         assert!(Flags::try_parse_from(["raftkv-server", "--id=9223372036854775808"]).is_err());
         assert!(Flags::try_parse_from(["raftkv-server", "demo"]).is_ok());
         assert!(Flags::try_parse_from(["raftkv-server", "health", "--port=1"]).is_ok());
+    }
+
+    #[test]
+    fn a_node_that_joins_needs_no_id_and_no_peers() {
+        let flags = Flags::try_parse_from(["raftkv-server", "--join=localhost:1,localhost:2", "--port=4"]).unwrap();
+        assert_eq!((flags.serve.id, flags.serve.join.len()), (None, 2));
+        assert!(Flags::try_parse_from(["raftkv-server", "--join=localhost:1", "--peers=localhost:2"]).is_err());
+        assert!(Flags::try_parse_from(["raftkv-server", "--id=1", "--learner"]).is_err());
+    }
+
+    #[test]
+    fn a_filter_for_the_log_that_would_log_nothing_is_refused() {
+        for filter in ["info", "WARN", "raftkv_server=debug,info", "off"] {
+            assert_eq!(log_filter(filter), Ok(filter.to_owned()));
+        }
+        for filter in ["verbose", "inof", "info,raftkv_server", "raftkv_server=loud", ""] {
+            assert!(log_filter(filter).is_err(), "{filter}");
+        }
     }
 
     #[test]

@@ -7,6 +7,7 @@ use raft_transport_grpc::GrpcTransport;
 use raft_transport_grpc::convert::{Malformed, member_to_wire, members_from_wire};
 use raftkv_proto::raft::v1 as wire;
 
+use crate::admin::Admin;
 use crate::begin::{Lobby, Members, Statement};
 use crate::store::Store;
 
@@ -27,6 +28,8 @@ pub struct Open {
     pub identity: Identity,
     /// Runs commands and reads.
     pub store: Store,
+    /// Changes the membership, and who leads.
+    pub admin: Admin,
     /// Talks to the peers.
     pub transport: GrpcTransport,
 }
@@ -122,7 +125,7 @@ mod tests {
 
     #[test]
     fn a_statement_survives_the_wire() {
-        let member = |address: &str| Member { address: address.to_owned(), incarnation: Incarnation(7) };
+        let member = |address: &str| Member { address: address.to_owned(), incarnation: Incarnation(7), priority: 0 };
         let statement = Statement {
             protocol: PROTOCOL,
             id: NodeId(1),

@@ -1,13 +1,16 @@
 //! A RaftKV server: a node of a cluster that serves keys and SQL.
 //!
 //! ```text
-//!     main ─► flags ─► config ─► server ─► storage, begin     open the files; find out who the peers are
+//!     main ─► flags ─► config ─► server ─► storage            open the files
+//!                                  ├─────► begin, join        find out who the peers are, or have the cluster add this node
 //!                                  ├─────► node               drives the core (threads)
 //!                                  └─────► service ─► store   turns calls into commands and reads (tasks)
+//!                                               └► admin      changes the membership, and who leads
 //! ```
 //!
 //! [`run`] is the whole server; [`Server`] is one to embed; [`node`] runs any state machine.
 
+pub mod admin;
 pub mod begin;
 pub mod command_text;
 pub mod config;
@@ -15,6 +18,7 @@ pub mod demo;
 pub mod flags;
 pub mod gate;
 pub mod health;
+pub mod join;
 pub mod node;
 pub mod peer;
 pub mod peers;

@@ -7,10 +7,12 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use raft_core::message::Envelope;
+use raft_core::port::{StateMachine, Stored};
 use raft_core::status::Status;
-use raft_core::types::{ClusterId, Identity, Member};
+use raft_core::types::{ClusterId, Identity, Member, NodeId};
 use raft_store_sqlite::{Answer, DataDir, Parts};
-use raft_transport_grpc::{GrpcTransport, Options as TransportOptions, identify};
+use raft_transport_grpc::{GrpcTransport, Options as TransportOptions, Recipient, identify};
 use raftkv_proto::raft::v1::IdentifyRequest;
 use raftkv_proto::raft::v1::raft_service_server::RaftServiceServer;
 use raftkv_proto::raftkv::v1::cluster_server::ClusterServer;
@@ -25,10 +27,12 @@ use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 use tracing::{info, warn};
 
-use crate::begin::{Answer as PeerAnswer, BeginError, Lobby, Statement, list};
+use crate::admin::Admin;
+use crate::begin::{Answer as PeerAnswer, BeginError, Beginning, Lobby, Statement, list};
 use crate::config::Config;
 use crate::gate::{Gate, Open};
-use crate::node::{self, Ended, Handle, StartError};
+use crate::join::{self, IdTaken};
+use crate::node::{self, Ended, Handle, Mailbox, StartError};
 use crate::peer::Peer;
 use crate::service::cluster::ClusterService;
 use crate::service::kv::KvService;
@@ -58,12 +62,16 @@ const DRAIN_PATIENCE: Duration = Duration::from_secs(2);
 #[non_exhaustive]
 pub enum Error {
     /// The port is taken, or may not be used.
-    #[error("can't listen on {address}: {source}; stop what uses the port, or choose another one with --port")]
+    #[error("can't listen on {address}: {why}; {}", if .why.kind() == io::ErrorKind::AddrNotAvailable {
+        "--listen takes an IP address of this machine, or 0.0.0.0 for all of them; what others should dial is for --advertise"
+    } else {
+        "stop what uses the port, or choose another one with --port"
+    })]
     Listen {
         /// The address.
         address: SocketAddr,
         /// Why.
-        source: io::Error,
+        why: io::Error,
     },
     /// The files can't be used.
     #[error(transparent)]
@@ -71,6 +79,12 @@ pub enum Error {
     /// The node can't begin.
     #[error(transparent)]
     Begin(#[from] BeginError),
+    /// The cluster has given this node's id to another one.
+    #[error(transparent)]
+    IdTaken(#[from] IdTaken),
+    /// There is no id, and no cluster to ask for one.
+    #[error("this node has no id")]
+    NoId,
     /// The node did not start.
     #[error("the node can't start: {0}")]
     Start(#[from] StartError),
@@ -121,26 +135,49 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts a server. Where the node has not begun, this waits for its peers, as long as that takes; dropping the future gives up.
+    /// Starts a server. Where the node has not begun, this waits for its peers, or for the cluster that it joins, as long as that takes; dropping
+    /// the future gives up.
     ///
     /// # Errors
     /// If the settings, the folder or the peers do not allow it.
     pub async fn start(config: Config) -> Result<Self, Error> {
         let (listener, listen) = bind(config.listen)?;
-        let address = config.advertise.address(listen.port());
-        let directory = storage::open(config.data_dir.as_deref(), config.id)?;
-        let folder = directory.folder().to_owned();
-        let identity = directory.identity();
-        info!("{} at {address}, data in {}, disk {}", config.id, folder.display(), identity.incarnation);
+        loop {
+            let listener = listener.try_clone().map_err(|why| Error::Listen { address: listen, why })?;
+            match Self::start_on(listener, listen, &config).await {
+                // Two nodes asked for an id at the same time, and this one was later.
+                Err(Error::IdTaken(taken)) => info!("{taken}: asking for another one"),
+                started => return started,
+            }
+        }
+    }
 
-        let member = Member { address: address.clone(), incarnation: identity.incarnation };
-        let gate = Arc::new(Gate::new(config.id, address, Lobby::new(config.id, member, &config.peers)));
+    async fn start_on(listener: TcpListener, listen: SocketAddr, config: &Config) -> Result<Self, Error> {
+        let address = config.advertise.address(listen.port());
+        let directory = open_directory(config, listen.port()).await?;
+        let folder = directory.folder().to_owned();
+        let identity @ Identity { node: id, incarnation, .. } = directory.identity();
+        info!("{id} at {address}, data in {}, disk {incarnation}", folder.display());
+
+        let member = Member { address: address.clone(), incarnation, ..Member::default() };
+        let gate = Arc::new(Gate::new(id, address, Lobby::new(id, member, &config.peers)));
         let network = Network::serve(listener, &gate).await?;
-        let parts = begin(directory, &gate, &config.peers).await?;
-        let (node, node_ended, open) = start_node(&config, parts, &gate)?;
+        let parts = match begin(directory, &gate, config).await {
+            Err(Error::IdTaken(taken)) => {
+                storage::forget(&folder, id)?;
+                return Err(taken.into());
+            }
+            begun => begun?,
+        };
+        let (node, node_ended, open) = start_node(config, identity.node, parts, &gate)?;
         let transport = open.transport.clone();
         let mut tasks = JoinSet::new();
-        tasks.spawn(peers::check_flags(open.identity, config.peers, node.status().membership, transport.clone()));
+        tasks.spawn(peers::check_flags(
+            open.identity,
+            config.peers.clone(),
+            node.status().membership,
+            transport.clone(),
+        ));
         tasks.spawn(report_health(network.health.clone(), node.watch_status()));
         gate.open(open);
         Ok(Self { gate, listen, folder, node, node_ended, network, transport, _tasks: tasks })
@@ -215,26 +252,53 @@ fn banner(gate: &Gate, listen: SocketAddr, folder: &Path, status: &Status) -> St
 }
 
 fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), Error> {
-    let failed = |source| Error::Listen { address, source };
+    let failed = |why| Error::Listen { address, why };
     let listener = TcpListener::bind(address).map_err(failed)?;
     listener.set_nonblocking(true).map_err(failed)?;
     let bound = listener.local_addr().map_err(failed)?;
     Ok((listener, bound))
 }
 
-/// Makes sure that the node has begun: by its files, or together with its peers.
-async fn begin(mut directory: DataDir, gate: &Gate, peers: &[Peer]) -> Result<(Identity, Parts), Error> {
-    if directory.identity().cluster == ClusterId::default() {
-        if peers.is_empty() {
-            info!("no --peers: beginning a cluster of one");
+/// Opens the folder of the node that the settings name, or of the one that a cluster gives a place to.
+async fn open_directory(config: &Config, port: u16) -> Result<DataDir, Error> {
+    match (config.id, &config.join) {
+        (Some(id), _) => Ok(storage::open(config.data_dir.as_deref(), id)?),
+        (None, None) => Err(Error::NoId),
+        (None, Some(join)) => {
+            let folder = storage::folder_for_port(config.data_dir.as_deref(), port);
+            let id = join::find_id(join, &folder).await?;
+            Ok(storage::open(Some(&folder), id)?)
         }
-        let identity = directory.identity();
-        let beginning = gate.lobby().agree(peers, |peer, own| ask(identity, peer, own)).await?;
+    }
+}
+
+/// Makes sure that the node has begun: by its files, together with its peers, or as a part of the cluster that it joins.
+async fn begin(mut directory: DataDir, gate: &Gate, config: &Config) -> Result<(Identity, Parts), Error> {
+    let identity = directory.identity();
+    if identity.cluster == ClusterId::default() {
+        let beginning = match &config.join {
+            Some(join) => {
+                let joined = join::join(join, identity, gate.address(), gate.lobby(), config.id.is_some()).await;
+                // Its log comes from the leader, membership and all.
+                Beginning { cluster: joined?, stored: Stored::default() }
+            }
+            None => begin_with(&config.peers, identity, gate).await?,
+        };
         directory.begin(beginning.cluster, &beginning.stored)?;
-        info!("began cluster {}", beginning.cluster);
+        info!("began as a part of cluster {}", beginning.cluster);
     }
     let identity = directory.identity();
     Ok((identity, directory.into_parts()?))
+}
+
+async fn begin_with(peers: &[Peer], identity: Identity, gate: &Gate) -> Result<Beginning, BeginError> {
+    if peers.is_empty() {
+        warn!(
+            "no --peers and no --join: beginning a cluster of one, whose data is on this disk alone; other nodes can join it, but it can't \
+             join another cluster any more"
+        );
+    }
+    gate.lobby().agree(peers, |peer, own| ask(identity, peer, own)).await
 }
 
 /// Asks a peer who it is.
@@ -252,28 +316,50 @@ async fn ask(identity: Identity, peer: Peer, own: Statement) -> PeerAnswer {
 
 fn start_node(
     config: &Config,
+    id: NodeId,
     (identity, parts): (Identity, Parts),
     gate: &Gate,
 ) -> Result<(Handle<Answer>, JoinHandle<Ended>, Open), Error> {
-    let options = node_options(config)?;
+    let options = node_options(config, id)?;
     let (mailbox, inbox) = node::mailbox(&options);
-    let deliver = move |envelope| mailbox.deliver(envelope);
     let runtime = runtime::Handle::current();
     let address = gate.address().to_owned();
-    let transport = GrpcTransport::new(identity, address.clone(), TransportOptions::default(), runtime, deliver);
     let Parts { log, state_machine, reader } = parts;
+    let (recipient, staging) = (Post(mailbox), state_machine.staging());
+    let transport =
+        GrpcTransport::new(identity, address.clone(), TransportOptions::default(), runtime, recipient, staging);
     let (node, running) = node::start(options, inbox, log, state_machine, transport.clone())?;
     let ended = tokio::task::spawn_blocking(|| running.wait());
     let store = Store::new(node.clone(), reader, transport.clone(), address);
-    Ok((node, ended, Open { identity, store, transport }))
+    let admin = Admin::new(identity, node.clone(), store.clone());
+    Ok((node, ended, Open { identity, store, admin, transport }))
 }
 
-fn node_options(config: &Config) -> Result<node::Options, Error> {
+/// The node's mailbox, as the transport sees it.
+struct Post(Mailbox);
+
+impl Recipient for Post {
+    fn deliver(&self, envelope: Envelope) -> bool {
+        self.0.deliver(envelope)
+    }
+
+    fn snapshot_progress(&self, to: NodeId) {
+        self.0.snapshot_progress(to);
+    }
+
+    fn snapshot_sent(&self, to: NodeId, arrived: bool) {
+        self.0.snapshot_sent(to, arrived);
+    }
+}
+
+fn node_options(config: &Config, id: NodeId) -> Result<node::Options, Error> {
     let tick = config.heartbeat.min(MAX_TICK);
-    let mut options = node::Options::new(config.id);
+    let mut options = node::Options::new(id);
     options.tick = tick;
     options.core.heartbeat_ticks = ticks(config.heartbeat, tick);
     options.core.election_timeout_ticks = ticks(config.election_timeout, tick).max(2 * options.core.heartbeat_ticks);
+    options.core.snapshot_after_entries = config.snapshot_after;
+    options.core.kept_entries = config.keep_entries;
     options.core.seed = getrandom::u64().map_err(Error::Random)?;
     Ok(options)
 }
@@ -317,7 +403,7 @@ impl Drop for AbortOnDrop {
 impl Network {
     async fn serve(listener: TcpListener, gate: &Arc<Gate>) -> Result<Self, Error> {
         let address = listener.local_addr().map_err(|error| Error::Serve(error.to_string()))?;
-        let failed = |source| Error::Listen { address, source };
+        let failed = |why| Error::Listen { address, why };
         let incoming = TransportOptions::incoming(tokio::net::TcpListener::from_std(listener).map_err(failed)?);
         let options = TransportOptions::default();
         let (health, health_service) = tonic_health::server::health_reporter();

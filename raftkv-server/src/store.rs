@@ -25,6 +25,7 @@ const DEADLINE: Duration = Duration::from_secs(10);
 const CONCURRENT_READS: usize = 16;
 
 /// Runs commands and reads on a node.
+#[derive(Clone)]
 pub struct Store {
     node: Handle<Answer>,
     reader: Reader,
@@ -71,6 +72,9 @@ pub enum Failure {
     /// Certainly not applied.
     #[error("{0}; try again in a moment")]
     NoLeader(&'static str),
+    /// Certainly not applied.
+    #[error("this node has not begun: it waits for its peers; raftkv-cli status says for which")]
+    NotBegun,
     /// Certainly not applied: the request is malformed, too large, or not allowed.
     #[error("{0}")]
     Invalid(String),
@@ -86,9 +90,12 @@ pub enum Failure {
          asking again will not tell; read the data to find out"
     )]
     Forgotten,
-    /// Certainly not applied.
-    #[error("too many requests are waiting; try again later")]
-    Busy,
+    /// A change of the membership or of leadership that may or may not come about.
+    #[error("whether the change came about is not known; ask for it again, which does no harm if it did")]
+    ChangeUnknown,
+    /// Certainly not applied: something else must end first.
+    #[error("{0}")]
+    Busy(String),
 }
 
 /// For an answer of another kind than the command's, which a state machine does not give.
@@ -164,29 +171,38 @@ impl Store {
         })
     }
 
+    /// Returns once this node has applied everything that was acknowledged before the call.
+    pub(crate) async fn confirm(&self) -> Result<(), Failure> {
+        let confirmed = timeout(DEADLINE, self.node.read_index()).await;
+        let confirmed = confirmed.map_err(|_| Failure::NoLeader("no majority has confirmed the read in time"))?;
+        match confirmed {
+            Ok(_) => Ok(()),
+            // A read changes nothing, whatever becomes of it.
+            Err(RequestError::Unknown) => Err(Failure::NoLeader("this node stopped before the read was confirmed")),
+            Err(error) => Err(self.failure(error)),
+        }
+    }
+
     /// Reads the state once it includes everything that was acknowledged before the call.
     async fn read<T: Send + 'static>(
         &self,
         read: impl FnOnce(&Reader) -> Result<Seen<T>, Error> + Send + 'static,
     ) -> Result<(T, Position), Failure> {
-        let confirmed = timeout(DEADLINE, self.node.read_index()).await;
-        confirmed
-            .map_err(|_| Failure::NoLeader("no majority has confirmed the read in time"))?
-            .map_err(|error| self.failure(error))?;
+        self.confirm().await?;
         let Seen { revision, applied, value } = self.look(read).await?.map_err(refused)?;
         Ok((value, Position { revision, index: applied.index }))
     }
 
     /// Looks into the state file, on a thread that may block, when it is this request's turn.
     async fn look<T: Send + 'static>(&self, look: impl FnOnce(&Reader) -> T + Send + 'static) -> Result<T, Failure> {
-        let turn = timeout(DEADLINE, self.reads.clone().acquire_owned()).await.map_err(|_| Failure::Busy)?;
+        let turn = timeout(DEADLINE, self.reads.clone().acquire_owned()).await.map_err(|_| busy())?;
         let reader = self.reader.clone();
         let looked = tokio::task::spawn_blocking(move || {
             // Given back when the look is over, also where nobody waits for it any more.
             let _turn = turn;
             look(&reader)
         });
-        looked.await.map_err(|_| Failure::Unknown("the read broke off"))
+        looked.await.map_err(|_| Failure::NoLeader("the read broke off on this node"))
     }
 
     /// The address at which clients and peers reach `id`: where it is connected, else where the membership says.
@@ -210,19 +226,27 @@ impl Store {
         status.leader.map(|id| self.leader(id, &status))
     }
 
-    fn failure(&self, error: RequestError) -> Failure {
+    /// Where others reach this node.
+    pub(crate) fn own_address(&self) -> &str {
+        &self.address
+    }
+
+    pub(crate) fn failure(&self, error: RequestError) -> Failure {
         match error {
             RequestError::NotLeader { leader } => self.elsewhere(leader),
             RequestError::Lost => self.elsewhere(self.status().leader),
-            RequestError::Overloaded => Failure::Busy,
-            RequestError::Unknown => Failure::Unknown("the node stopped before the command was confirmed"),
+            RequestError::Overloaded => busy(),
+            RequestError::Transferring => Failure::NoLeader("leadership is being handed over"),
+            RequestError::Unknown => Failure::Unknown("this node can't tell what became of the command"),
             RequestError::Stopped => Failure::NoLeader("this node is stopping"),
-            RequestError::Refused(reason) => Failure::Invalid(reason.to_string()),
+            error @ (RequestError::Refused(_) | RequestError::NoSuccessor(_) | RequestError::TransferTimedOut) => {
+                Failure::Invalid(error.to_string())
+            }
         }
     }
 
     /// This node can't answer: the leader can, if there is one.
-    fn elsewhere(&self, leader: Option<NodeId>) -> Failure {
+    pub(crate) fn elsewhere(&self, leader: Option<NodeId>) -> Failure {
         let status = self.status();
         match leader.filter(|id| *id != status.id).map(|id| self.leader(id, &status)) {
             Some(leader) if !leader.address.is_empty() => Failure::NotLeader(leader),
@@ -237,6 +261,10 @@ impl fmt::Debug for Store {
     }
 }
 
+fn busy() -> Failure {
+    Failure::Busy("too many requests are waiting; try again later".to_owned())
+}
+
 /// What the store says of a request that it does not carry out.
 fn refused(error: Error) -> Failure {
     match error {
@@ -249,5 +277,5 @@ fn refused(error: Error) -> Failure {
 /// The state file can't be read. A read changes nothing, and another node may answer it.
 fn unreadable(error: &Error) -> Failure {
     error!("{error}");
-    Failure::Unknown("the state of this node can't be read; see its log")
+    Failure::NoLeader("the state of this node can't be read, see its log")
 }

@@ -27,7 +27,7 @@ const BUSY_PAUSE_MS: u64 = 200;
 
 /// The running node, or the error that there is none yet.
 fn running(gate: &Gate) -> Result<&Open, Failure> {
-    gate.opened().ok_or(Failure::NoLeader("this node has not begun: it waits for its peers"))
+    gate.opened().ok_or(Failure::NotBegun)
 }
 
 /// What every answer says of itself.
@@ -47,10 +47,13 @@ impl From<Failure> for Status {
         let (code, reason, retry_after_ms) = match &failure {
             Failure::NotLeader(_) => (Code::Unavailable, Reason::NotLeader, 0),
             Failure::NoLeader(_) => (Code::Unavailable, Reason::NoLeader, ELECTION_PAUSE_MS),
+            Failure::NotBegun => (Code::Unavailable, Reason::NotBegun, ELECTION_PAUSE_MS),
             Failure::Invalid(_) => (Code::InvalidArgument, Reason::Invalid, 0),
             Failure::Failed(_) => (Code::FailedPrecondition, Reason::Failed, 0),
-            Failure::Unknown(_) | Failure::Forgotten => (Code::Unknown, Reason::OutcomeUnknown, 0),
-            Failure::Busy => (Code::ResourceExhausted, Reason::Busy, BUSY_PAUSE_MS),
+            Failure::Unknown(_) | Failure::Forgotten | Failure::ChangeUnknown => {
+                (Code::Unknown, Reason::OutcomeUnknown, 0)
+            }
+            Failure::Busy(_) => (Code::ResourceExhausted, Reason::Busy, BUSY_PAUSE_MS),
         };
         let forgotten = failure == Failure::Forgotten;
         let mut detail = ErrorDetail { reason: reason.into(), retry_after_ms, forgotten, ..ErrorDetail::default() };

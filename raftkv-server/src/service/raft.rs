@@ -171,7 +171,7 @@ fn reply(gate: &Gate, result: Result<Done, Failure>) -> wire::SubmitCommandReply
             reply.forgotten = failure == Failure::Forgotten;
             match failure {
                 Failure::NotLeader(leader) => name_leader(&mut reply, Some(leader)),
-                Failure::NoLeader(_) => name_leader(&mut reply, None),
+                Failure::NoLeader(_) | Failure::NotBegun => name_leader(&mut reply, None),
                 _ => (),
             }
         }
@@ -187,11 +187,11 @@ fn name_leader(reply: &mut wire::SubmitCommandReply, leader: Option<Leader>) {
 fn outcome(failure: &Failure) -> Outcome {
     match failure {
         Failure::NotLeader(_) => Outcome::NotLeader,
-        Failure::NoLeader(_) => Outcome::NoLeader,
+        Failure::NoLeader(_) | Failure::NotBegun => Outcome::NoLeader,
         Failure::Invalid(_) => Outcome::Invalid,
         Failure::Failed(_) => Outcome::Failed,
-        Failure::Unknown(_) | Failure::Forgotten => Outcome::Unknown,
-        Failure::Busy => Outcome::Busy,
+        Failure::Unknown(_) | Failure::Forgotten | Failure::ChangeUnknown => Outcome::Unknown,
+        Failure::Busy(_) => Outcome::Busy,
     }
 }
 
