@@ -11,7 +11,7 @@ use tonic::transport::server::TcpIncoming;
 /// What peers may take of each other's time and memory. The defaults suit a local or metropolitan network.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
-    /// How long a connection attempt may take, and how long `Identify` may take after it.
+    /// How long a connection attempt may take, how long `Identify` may take after it, and how long the link to a removed member has to send what waits.
     pub connect_timeout: Duration,
     /// How long a request for a vote, or a question about a read, may stay unanswered, on both sides. Should exceed the election timeout.
     pub vote_timeout: Duration,

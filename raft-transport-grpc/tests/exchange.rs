@@ -7,6 +7,7 @@ use common::*;
 use raft_core::message::{AppendEntriesReply, AppendResult, Envelope, Message};
 use raft_core::port::Transport;
 use raft_core::types::{EntryId, Index, NodeId, ReadToken, Round, Term};
+use raft_transport_grpc::Options;
 
 #[test]
 fn every_kind_of_message_arrives_as_it_was_sent_in_both_directions() {
@@ -127,15 +128,20 @@ fn a_closed_transport_ends_its_streams_and_refuses_calls() {
 
 #[test]
 fn a_removed_node_still_gets_what_was_sent_to_it_before() {
-    let (a, b) = (TestNode::start(1), TestNode::start(2));
+    // The link has this long to end, so that a busy machine is no failure.
+    let options = Options { connect_timeout: PATIENCE, ..Options::default() };
+    let (a, b) = (TestNode::start_with(identity(1), "127.0.0.1:0", options), TestNode::start(2));
     connect(&[&a, &b]);
-    for round in 1..=200 {
-        a.send(b.id(), 1, append(round, round, vec![Bytes::from(vec![7; 10_000])]));
+    // More than is sent in no time.
+    let command = Bytes::from(vec![7; 30_000]);
+    for round in 1..=1000 {
+        a.send(b.id(), 1, append(round, round, vec![command.clone()]));
     }
+    assert_eq!(a.status(b.id()).dropped, 0);
     a.transport.use_membership(&membership([a.member()]));
     assert!(a.transport.peers().is_empty());
-    a.send(b.id(), 1, heartbeat(201));
-    for round in 1..=200 {
+    a.send(b.id(), 1, heartbeat(1001));
+    for round in 1..=1000 {
         assert_eq!(common::round(&b.receive()), round);
     }
     assert!(b.inbox.recv_timeout(std::time::Duration::from_millis(200)).is_err(), "and nothing after it");
