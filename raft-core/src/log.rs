@@ -362,10 +362,13 @@ mod tests {
         Entry { id, payload }
     }
 
-    /// A log that takes the rules at their word: it compares entry by entry, and keeps a copy of itself for each write.
+    /// A log that takes the rules at their word: it compares entry by entry, forgets nothing, and keeps a copy of itself for each write.
     #[derive(Default)]
     struct Twin {
-        /// Each entry with a number that no other has, so that one that was cut off is not taken for its like.
+        /// The snapshot that the log begins after.
+        snapshot: Snapshot,
+        /// Each entry from 1 on, whether compacted or brought by a snapshot,
+        /// with a number that no other has, so that one that was cut off is not taken for its like.
         entries: Vec<(EntryId, u64)>,
         appended: u64,
         commit: usize,
@@ -411,6 +414,31 @@ mod tests {
             self.entries.iter().zip(&self.disk).take_while(|(a, b)| a == b).count() as u64
         }
 
+        /// Takes all up to `last` from elsewhere.
+        fn install(&mut self, last: EntryId) -> Option<Index> {
+            let beyond = last.index.next();
+            let truncated_from = (self.last().index >= beyond).then_some(beyond);
+            self.entries.truncate(self.commit);
+            while self.entries.len() < last.index.0 as usize {
+                let index = Index(self.entries.len() as u64 + 1);
+                self.append(EntryId::new(index, last.term));
+            }
+            self.commit = self.entries.len();
+            self.snapshot = self.snapshot_at(self.commit);
+            truncated_from
+        }
+
+        fn snapshot_at(&self, index: usize) -> Snapshot {
+            let last = if index == 0 { EntryId::ZERO } else { self.entries[index - 1].0 };
+            Snapshot { last, membership: self.membership(index) }
+        }
+
+        /// Whether the log knows the entry, or begins after it.
+        fn knows(&self, id: EntryId) -> bool {
+            id == self.snapshot.last
+                || (id.index > self.snapshot.last.index && self.entries.iter().any(|own| own.0 == id))
+        }
+
         /// The number of the entry whose membership is in force.
         fn newest_membership(&self) -> Option<u64> {
             let is_membership = |id| matches!(entry(id).payload, Payload::Membership(_));
@@ -432,7 +460,8 @@ mod tests {
 
         /// Ids that a leader could send, following one that is here: mostly those that are here as well.
         fn draw_continuation(&self, jitter: &mut Jitter) -> Vec<EntryId> {
-            let start = jitter.draw(0..self.entries.len() as u32 + 1) as usize;
+            let base = self.snapshot.last.index.0 as u32;
+            let start = jitter.draw(base..self.entries.len() as u32 + 1) as usize;
             let mut previous = if start == 0 { EntryId::ZERO } else { self.entries[start - 1].0 };
             let mut ids = Vec::new();
             for _ in 0..jitter.draw(0..6) {
@@ -449,10 +478,10 @@ mod tests {
     }
 
     fn assert_same(log: &Log, twin: &Twin, jitter: &mut Jitter) {
+        let base = twin.snapshot.last;
         let ids: Vec<EntryId> = twin.entries.iter().map(|(id, _)| *id).collect();
         let all: Vec<Entry> = ids.iter().copied().map(entry).collect();
-        assert_eq!(log.range(Index(1), log.last().index), all);
-        assert_eq!(log.last(), twin.last());
+        assert_eq!((log.base(), log.last()), (base, twin.last()));
         assert_eq!(*log.membership(), twin.membership(twin.entries.len()));
         assert_eq!(*log.committed_membership(), twin.membership(twin.commit));
         assert_eq!(log.commit_index().0, twin.commit as u64);
@@ -461,31 +490,87 @@ mod tests {
         assert_eq!(log.uncommitted_bytes(), uncommitted);
 
         let id = EntryId::new(Index(jitter.draw(0..12).into()), Term(jitter.draw(0..6).into()));
-        assert_eq!(log.contains(id), id == EntryId::ZERO || ids.contains(&id));
-        let below = ids.iter().rev().find(|own| own.index <= id.index && own.term <= id.term);
-        assert_eq!(log.last_not_above(id.index, id.term), below.copied().unwrap_or_default());
+        assert_eq!(log.contains(id), twin.knows(id));
+        let known = ids.iter().filter(|own| own.index > base.index);
+        let below = known.rev().find(|own| own.index <= id.index && own.term <= id.term);
+        assert_eq!(log.last_not_above(id.index, id.term), *below.unwrap_or(&base));
+        let snapshot =
+            (id.index >= base.index && id.index <= twin.last().index).then(|| twin.snapshot_at(id.index.0 as usize));
+        assert_eq!(log.snapshot_at(id.index), snapshot);
+        assert_same_entries(log, &all, id.index, jitter.draw(0..300).into());
+    }
 
-        let max_bytes = jitter.draw(0..300).into();
-        let read = log.entries(id.index, max_bytes);
-        let rest = all.get((id.index.0 as usize).wrapping_sub(1)..).unwrap_or_default();
-        let read = read.unwrap_or_default();
+    /// What is in memory reads as what was stored, and only what is committed and durable can have left.
+    fn assert_same_entries(log: &Log, all: &[Entry], from: Index, max_bytes: u64) {
+        let rest = all.get((from.0 as usize).wrapping_sub(1)..).unwrap_or_default();
+        let Some(read) = log.entries(from, max_bytes) else {
+            let kept = log.commit_index().min(log.durable_index()).max(log.base().index);
+            return assert!(from <= kept, "{from} has left memory too early");
+        };
         assert_eq!(read, rest[..read.len()]);
         assert_eq!(read.is_empty(), rest.is_empty());
+        assert!(read.is_empty() || log.holds_slice(from, &read));
         let bytes = |count: usize| rest[..count].iter().map(Entry::size_bytes).sum::<u64>();
         assert!(read.len() <= 1 || bytes(read.len()) <= max_bytes);
         assert!(read.len() == rest.len() || bytes(read.len() + 1) > max_bytes);
+        assert_eq!(log.range(from, log.last().index), rest);
+    }
+
+    /// Lets entries leave memory: as many as must, and no more.
+    fn evict(log: &mut Log, max_bytes: u64) {
+        let bytes = |log: &Log| log.slots.iter().map(|slot| slot.entry.size_bytes()).sum::<u64>();
+        let before = log.slots.len();
+        log.evict(max_bytes);
+        let evictable = log.commit_index().min(log.durable_index());
+        assert!(bytes(log) <= max_bytes || log.slots[0].entry.id.index > evictable, "it goes as far as it may");
+        if log.slots.len() < before {
+            assert!(bytes(log) + entry(log.before).size_bytes() > max_bytes, "it goes no further than it must");
+        }
+    }
+
+    /// A log that has stored the same and starts again, with only the last entries in memory.
+    fn restored(twin: &Twin, in_memory: usize) -> Log {
+        let base = twin.snapshot.last;
+        let stored = twin.entries[base.index.0 as usize..].iter().map(|(id, _)| entry(*id));
+        let mut older: Vec<Entry> = stored.collect();
+        let entries = older.split_off(older.len().saturating_sub(in_memory));
+        let mut terms: Vec<EntryId> = older.iter().map(|entry| entry.id).collect();
+        terms.dedup_by_key(|id| id.term);
+        let memberships = older.iter().filter_map(|entry| match &entry.payload {
+            Payload::Membership(membership) => Some((entry.id.index, membership.clone())),
+            Payload::Noop | Payload::Command(_) => None,
+        });
+        let last = older.last().map_or(Index::ZERO, |entry| entry.id.index);
+        let older = OlderEntries { last, terms, memberships: memberships.collect() };
+        Log::new(twin.snapshot.clone(), older, entries, Index(twin.commit as u64))
     }
 
     #[test]
     fn a_log_agrees_with_its_naive_twin() {
-        let (mut cuts, mut refusals) = (0, 0);
+        let (mut cuts, mut refusals, mut installs) = (0, 0, 0);
         for seed in 0..1_500 {
             let mut jitter = Jitter::new(seed);
             let (mut log, mut twin) =
                 (Log::new(Snapshot::default(), OlderEntries::default(), Vec::new(), Index::ZERO), Twin::default());
             let mut write = WriteId(0);
             for _ in 0..30 {
-                match jitter.draw(0..10) {
+                match jitter.draw(0..14) {
+                    10 => {
+                        let index = jitter.draw(twin.snapshot.last.index.0 as u32..twin.commit as u32 + 1);
+                        let snapshot = twin.snapshot_at(index as usize);
+                        log.compact(&snapshot);
+                        twin.snapshot = snapshot;
+                    }
+                    11 | 12 => evict(&mut log, jitter.draw(0..200).into()),
+                    13 => {
+                        let index = Index(twin.commit as u64 + 1 + u64::from(jitter.draw(0..4)));
+                        let last = EntryId::new(index, Term(twin.last().term.0 + u64::from(jitter.draw(0..2))));
+                        if !twin.knows(last) && jitter.draw(0..3) == 0 {
+                            let truncated_from = twin.install(last);
+                            assert_eq!(log.install(&twin.snapshot), truncated_from);
+                            installs += 1;
+                        }
+                    }
                     0..5 => {
                         let ids = twin.draw_continuation(&mut jitter);
                         let result = log.splice(ids.iter().copied().map(entry).collect());
@@ -518,7 +603,38 @@ mod tests {
                 assert_same(&log, &twin, &mut jitter);
             }
         }
-        assert!(cuts > 500 && refusals > 500, "{cuts} cuts and {refusals} refusals prove little");
+        assert!(cuts > 500 && refusals > 100, "{cuts} cuts and {refusals} refusals prove little");
+        assert!(installs > 500, "{installs} installs prove little");
+    }
+
+    #[test]
+    fn a_restored_log_agrees_with_its_naive_twin() {
+        for seed in 0..1_000 {
+            let mut jitter = Jitter::new(seed);
+            let mut twin = Twin::default();
+            if jitter.draw(0..2) == 0 {
+                twin.install(EntryId::new(Index(3), Term(2)));
+            }
+            let begins = twin.entries.len();
+            for _ in 0..jitter.draw(1..9) {
+                let last = twin.last();
+                twin.append(EntryId::new(last.index.next(), Term(last.term.0.max(1) + u64::from(jitter.draw(0..2)))));
+            }
+            twin.commit = jitter.draw(begins as u32..twin.entries.len() as u32 + 1) as usize;
+            twin.disk = twin.entries.clone();
+            let mut log = restored(&twin, jitter.draw(0..9) as usize);
+            let unknown = log.base().index.0.max(log.before.index.0) as usize;
+            for _ in 0..10 {
+                let ids = twin.draw_continuation(&mut jitter);
+                assert_eq!(log.splice(ids.iter().copied().map(entry).collect()), twin.splice(&ids));
+                // Of entries that were never in memory, the size is not known.
+                if twin.commit >= unknown {
+                    assert_same(&log, &twin, &mut jitter);
+                }
+                assert_eq!((log.last(), log.durable_index().0), (twin.last(), twin.durable()));
+                assert_eq!(*log.membership(), twin.membership(twin.entries.len()));
+            }
+        }
     }
 
     #[test]

@@ -4,6 +4,8 @@
 //! After a change that is meant, `UPDATE_GOLDENFILES=1 cargo test -p raft-core --test golden` rewrites what the
 //! scripts expect. Read every line that differs: a trace that nobody has read claims nothing.
 
+#[path = "common/store.rs"]
+mod store;
 mod support;
 
 use std::collections::BTreeSet;

@@ -4,6 +4,8 @@
 mod disk;
 #[path = "common/random.rs"]
 mod random;
+#[path = "common/store.rs"]
+mod store;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
@@ -11,14 +13,15 @@ use bytes::Bytes;
 use proptest::prelude::*;
 use raft_core::config::Config;
 use raft_core::effect::{Effect, RoleKind};
-use raft_core::input::{Input, ReadMode};
-use raft_core::membership::Membership;
-use raft_core::message::{AppendEntries, AppendEntriesReply, AppendResult, Envelope, Message};
+use raft_core::input::{Input, LoadFailed, ReadMode};
+use raft_core::membership::{Change, Membership, MembershipChange};
+use raft_core::message::{AppendEntries, AppendEntriesReply, AppendResult, Envelope, InstallSnapshot, Message};
 use raft_core::node::Node;
 use raft_core::port::Stored;
 use raft_core::status::Status;
 use raft_core::types::{
-    Entry, EntryId, HardState, Index, Member, Moment, NodeId, Payload, ReadToken, RequestId, Round, Term, WriteId,
+    Entry, EntryId, HardState, Index, Member, Moment, NodeId, Payload, ReadToken, RequestId, Round, Snapshot, Term,
+    WriteId,
 };
 
 use disk::Disk;
@@ -32,23 +35,30 @@ struct Subject {
     node: Node,
     disk: Disk,
     last_write: WriteId,
+    /// The true answers to what it has ordered, and not heard yet.
+    answers: Vec<Input>,
     halted: bool,
 }
 
 impl Subject {
     fn draw(random: &mut Random) -> Self {
         let stored = draw_stored(random);
-        let applied = stored.entries.get(random.below(4)).map_or(EntryId::ZERO, |entry| entry.id);
-        let node = Node::new(draw_config(random), stored.clone(), applied).expect("what is stored fits together");
-        Self { node, disk: Disk::new(stored), last_write: WriteId::default(), halted: false }
+        let applied = stored.entries.get(random.below(4)).map_or(stored.snapshot.last, |entry| entry.id);
+        let handed_over = store::handing_over(stored.clone(), random.pick(&[None, None, Some(0), Some(1)]));
+        let node = Node::new(draw_config(random), handed_over, applied).expect("what is stored fits together");
+        let last_write = WriteId::default();
+        Self { node, disk: Disk::new(stored), last_write, answers: Vec::new(), halted: false }
     }
 
     /// Loses power, and starts again from what is left, which fits together whatever was said.
     fn restart(&mut self, random: &mut Random) {
         self.disk.lose_power(random.below(self.disk.underway() + 1));
-        let restarted = Node::new(Config::new(ME), self.disk.durable().clone(), EntryId::ZERO);
+        let stored = store::handing_over(self.disk.durable().clone(), random.pick(&[None, Some(0), Some(1)]));
+        let applied = stored.snapshot.last;
+        let restarted = Node::new(draw_config(random), stored, applied);
         self.node = restarted.expect("a node starts from what it has written");
         self.last_write = WriteId::default();
+        self.answers.clear();
         self.halted = false;
     }
 
@@ -71,9 +81,10 @@ impl Subject {
         assert!(after.commit_index >= before.commit_index && after.applied_index >= before.applied_index);
         assert!(after.commit_index <= after.last_index && after.durable_index <= after.last_index);
         assert!(after.applied_index <= after.commit_index);
-        assert_eq!(after.last_index.0, self.disk.written().entries.len() as u64, "all is written");
+        assert_eq!(after.last_index, self.disk.written().last().index, "all is written");
         assert_eq!(after.term, self.disk.written().hard_state.term, "all is written");
-        let most = 10 + (after.followers.len() + after.membership.members.len()) * (after.last_index.0 as usize + 5);
+        let entries = self.disk.written().entries.len();
+        let most = 10 + (after.followers.len() + after.membership.members.len()) * (entries + 5);
         assert!(effects.len() <= most, "{} effects of one step", effects.len());
         effects
     }
@@ -85,6 +96,21 @@ impl Subject {
                 self.disk.write(write.clone());
             }
             Effect::Send(envelope) => assert!(envelope.from == ME && envelope.to != ME, "{envelope:?}"),
+            Effect::Apply(entries) => {
+                let last = entries.last().expect("there is something to apply");
+                self.answers.push(Input::Applied(last.id.index));
+            }
+            Effect::InstallSnapshot(snapshot) => self.answers.push(Input::Applied(snapshot.last.index)),
+            Effect::Load { from, max_bytes } => {
+                let entries = store::read(self.disk.durable(), *from, *max_bytes);
+                let entries = if entries.is_empty() { Err(LoadFailed) } else { Ok(entries) };
+                self.answers.push(Input::Loaded { from: *from, entries });
+            }
+            Effect::TakeSnapshot(snapshot) => self.answers.push(Input::SnapshotTaken(snapshot.last.index)),
+            Effect::CaptureSnapshot { to } => {
+                let index = self.node.status().applied_index;
+                self.answers.push(Input::SnapshotCaptured { to: *to, index });
+            }
             Effect::Halt(_) => self.halted = true,
             _ => (),
         }
@@ -97,13 +123,17 @@ struct Draw<'a> {
     status: Status,
     log: &'a [Entry],
     last_write: WriteId,
+    answers: &'a mut Vec<Input>,
 }
 
 impl Draw<'_> {
     /// An input: one that helps the node on, one that nearly makes sense, or nonsense.
     fn input(&mut self) -> Input {
-        match self.random.below(13) {
+        match self.random.below(19) {
             12 => self.handover(),
+            13 => self.driver(),
+            14 => self.change(),
+            15.. => self.answer(),
             0..3 => Input::Tick,
             3 => Input::Persisted(self.last_write),
             4 => Input::Persisted(WriteId(self.number())),
@@ -112,6 +142,52 @@ impl Draw<'_> {
             7 => Input::Read { mode: self.read_mode(), id: RequestId(self.number()) },
             8 | 9 => self.helpful(),
             _ => Input::Receive(self.envelope()),
+        }
+    }
+
+    /// The true answer to something that was ordered.
+    fn answer(&mut self) -> Input {
+        if self.answers.is_empty() {
+            return Input::Persisted(self.last_write);
+        }
+        let position = self.random.below(self.answers.len());
+        self.answers.swap_remove(position)
+    }
+
+    /// What a driver says of loads and snapshots, true or not.
+    fn driver(&mut self) -> Input {
+        let (to, index) = (self.node(), Index(self.number()));
+        match self.random.below(5) {
+            0 => Input::Loaded { from: index, entries: self.loaded() },
+            1 => Input::SnapshotTaken(index),
+            2 => Input::SnapshotCaptured { to, index },
+            3 => Input::SnapshotProgress { to },
+            _ => Input::SnapshotSent { to, arrived: self.random.percent(50) },
+        }
+    }
+
+    fn loaded(&mut self) -> Result<Vec<Entry>, LoadFailed> {
+        if self.random.percent(30) { Err(LoadFailed) } else { Ok(self.append().entries) }
+    }
+
+    fn change(&mut self) -> Input {
+        let id = RequestId(self.number());
+        if self.random.percent(20) {
+            return Input::LeaveJoint { id };
+        }
+        let changes = (0..self.random.below(4)).map(|_| self.one_change()).collect();
+        Input::ChangeMembership { id, change: MembershipChange { changes, stay_joint: self.random.percent(30) } }
+    }
+
+    fn one_change(&mut self) -> Change {
+        let (id, member) = (self.node(), Member::default());
+        match self.random.below(6) {
+            0 => Change::AddVoter(id, member),
+            1 => Change::AddLearner { id, member, promote: self.random.percent(50) },
+            2 => Change::Promote(id),
+            3 => Change::Demote(id),
+            4 => Change::Remove(id),
+            _ => Change::Update(id, member),
         }
     }
 
@@ -130,9 +206,19 @@ impl Draw<'_> {
 
     /// A number that is near to something, or at an end of the range.
     fn number(&mut self) -> u64 {
-        let Status { term, last_index, commit_index, durable_index, .. } = &self.status;
-        let near =
-            [0, 1, term.0, last_index.0, commit_index.0, durable_index.0, self.last_write.0, Term::LAST.0, u64::MAX];
+        let Status { term, last_index, commit_index, durable_index, snapshot_index, .. } = &self.status;
+        let near = [
+            0,
+            1,
+            term.0,
+            last_index.0,
+            commit_index.0,
+            durable_index.0,
+            snapshot_index.0,
+            self.last_write.0,
+            Term::LAST.0,
+            u64::MAX,
+        ];
         let number = self.random.pick(&near);
         match self.random.below(4) {
             0 => number.wrapping_add(1),
@@ -169,6 +255,11 @@ impl Draw<'_> {
             RoleKind::Follower => return Input::Tick,
             RoleKind::PreCandidate => Message::RequestPreVoteReply { request_term: term, granted: true },
             RoleKind::Candidate => Message::RequestVoteReply { granted: true },
+            // A new follower, who has nothing yet.
+            RoleKind::Leader if self.random.percent(40) => Message::AppendEntriesReply(AppendEntriesReply {
+                round: Round(0),
+                result: AppendResult::Rejected { prev: last_index.prev(), hint: EntryId::ZERO },
+            }),
             RoleKind::Leader => Message::AppendEntriesReply(AppendEntriesReply {
                 round: Round(self.random.between(0..3)),
                 result: AppendResult::Accepted { matched: last_index },
@@ -183,7 +274,8 @@ impl Draw<'_> {
     }
 
     fn message(&mut self) -> Message {
-        match self.random.below(11) {
+        match self.random.below(13) {
+            11 | 12 => Message::InstallSnapshot(self.install()),
             0 => Message::RequestPreVote { last: self.id() },
             1 => Message::RequestVote { last: self.id(), transfer: self.random.percent(30) },
             8 => Message::TimeoutNow,
@@ -199,6 +291,13 @@ impl Draw<'_> {
             }
             _ => Message::AppendEntries(self.append()),
         }
+    }
+
+    fn install(&mut self) -> InstallSnapshot {
+        let ahead = self.status.last_index.plus(self.random.between(0..4));
+        let last = if self.random.percent(60) { EntryId::new(ahead, self.status.term) } else { self.id() };
+        let snapshot = Snapshot { last, membership: draw_membership(self.random) };
+        InstallSnapshot { snapshot, round: Round(self.number()) }
     }
 
     fn result(&mut self) -> AppendResult {
@@ -269,7 +368,18 @@ fn draw_stored(random: &mut Random) -> Stored {
         })
         .collect();
     let vote = random.pick(&[None, Some(ME), Some(NodeId(2)), Some(NodeId(0))]);
-    Stored { hard_state: HardState { term, vote }, entries, ..Stored::default() }
+    let stored = Stored { hard_state: HardState { term, vote }, entries, ..Stored::default() };
+    if random.percent(60) { stored } else { compacted(stored, random) }
+}
+
+/// The same, of a log that begins later.
+fn compacted(stored: Stored, random: &mut Random) -> Stored {
+    let mut entries = stored.entries;
+    let rest = entries.split_off(random.below(entries.len() + 1));
+    let Some(last) = entries.last().map(|entry| entry.id) else {
+        return Stored { entries: rest, ..stored };
+    };
+    Stored { snapshot: Snapshot { last, membership: draw_membership(random) }, entries: rest, ..stored }
 }
 
 /// Any settings that are in their ranges.
@@ -283,6 +393,10 @@ fn draw_config(random: &mut Random) -> Config {
         max_inflight_messages: random.pick(&[1, 2, usize::MAX]),
         max_inflight_bytes: random.pick(&bytes),
         max_uncommitted_bytes: random.pick(&bytes),
+        max_cached_bytes: random.pick(&bytes),
+        max_applying_bytes: random.pick(&bytes),
+        snapshot_after_entries: random.pick(&[1, 2, 3, u64::MAX]),
+        kept_entries: random.pick(&[0, 1, 2, u64::MAX]),
         lease: random.pick(&[None, None, Some(0), Some(2), Some(u64::MAX)]),
         ..Config::new(ME)
     }
@@ -294,6 +408,24 @@ struct Seen {
     roles: HashSet<RoleKind>,
     discards: usize,
     halts: usize,
+    loads: usize,
+    snapshots: usize,
+    captures: usize,
+    installs: usize,
+}
+
+impl Seen {
+    fn note(&mut self, effect: &Effect) {
+        let count = match effect {
+            Effect::Discard { .. } => &mut self.discards,
+            Effect::Load { .. } => &mut self.loads,
+            Effect::TakeSnapshot(_) => &mut self.snapshots,
+            Effect::CaptureSnapshot { .. } => &mut self.captures,
+            Effect::InstallSnapshot(_) => &mut self.installs,
+            _ => return,
+        };
+        *count += 1;
+    }
 }
 
 /// Runs a node through one input for each seed.
@@ -308,9 +440,10 @@ fn run(start: u64, seeds: impl IntoIterator<Item = u64>, seen: &mut Seen) {
         seen.roles.insert(status.role);
         let log = subject.disk.written().entries.clone();
         let last_write = subject.last_write;
-        let input = Draw { random: &mut Random::new(seed), status, log: &log, last_write }.input();
+        let answers = &mut subject.answers;
+        let input = Draw { random: &mut Random::new(seed), status, log: &log, last_write, answers }.input();
         let effects = subject.step(input);
-        seen.discards += effects.iter().filter(|effect| matches!(effect, Effect::Discard { .. })).count();
+        effects.iter().for_each(|effect| seen.note(effect));
     }
     seen.halts += usize::from(subject.halted);
 }
@@ -333,6 +466,11 @@ fn inputs_lead_nodes_everywhere() {
     }
     assert_eq!(seen.roles.len(), 4, "{:?}", seen.roles);
     assert!(seen.discards > 1_000 && seen.halts > 100, "{} discards, {} halts", seen.discards, seen.halts);
+    let Seen { loads, snapshots, captures, installs, .. } = seen;
+    assert!(
+        loads.min(snapshots).min(installs) > 100 && captures > 10,
+        "{loads} loads, {snapshots} snapshots, {captures} captures, {installs} installs"
+    );
 }
 
 /// Entries at the ends of the range of positions don't follow what they pretend to.

@@ -18,7 +18,8 @@ use raft_core::port::Stored;
 use raft_core::status::Status;
 use raft_core::types::{Entry, EntryId, HardState, Index, Member, NodeId, Payload, RequestId, Snapshot, Term, WriteId};
 
-use crate::support::disk::{self, Disk};
+use crate::store;
+use crate::support::disk::Disk;
 use crate::support::network::{Filter, Network};
 use crate::support::trace::{self, Standing};
 
@@ -422,7 +423,7 @@ impl Cluster {
     fn start(&mut self, id: NodeId, applied: EntryId, in_memory: Option<usize>) -> Result<(), BootError> {
         let missed = self.state_at(applied).split_off(self.applied(id).len().min(applied.index.0 as usize));
         let machine = self.machine_mut(id);
-        let stored = disk::handing_over(machine.disk.durable().clone(), in_memory);
+        let stored = store::handing_over(machine.disk.durable().clone(), in_memory);
         let node = Node::new(machine.config.clone(), stored, applied)?;
         machine.standing = Standing::of(&node.status());
         machine.last_write = WriteId(0);
@@ -523,7 +524,7 @@ impl Cluster {
     fn answer(&mut self, id: NodeId, order: Order) -> Input {
         match order {
             Order::Load { from, max_bytes } => {
-                let entries = disk::read(self.durable(id), from, max_bytes);
+                let entries = store::read(self.durable(id), from, max_bytes);
                 Input::Loaded { from, entries: if entries.is_empty() { Err(LoadFailed) } else { Ok(entries) } }
             }
             Order::Apply(index) => Input::Applied(index),

@@ -3,8 +3,8 @@
 use std::collections::VecDeque;
 
 use raft_core::effect::Persist;
-use raft_core::port::{OlderEntries, Stored};
-use raft_core::types::{Entry, EntryId, Index, Payload, Term, WriteId};
+use raft_core::port::Stored;
+use raft_core::types::WriteId;
 
 /// A node's disk. A crash loses what was not confirmed.
 #[derive(Clone, Debug, Default)]
@@ -49,38 +49,4 @@ impl Disk {
         self.unconfirmed.clear();
         self.is_held = false;
     }
-}
-
-/// What a log store hands over that keeps all but the last `in_memory` entries to itself.
-pub fn handing_over(mut stored: Stored, in_memory: Option<usize>) -> Stored {
-    let kept = in_memory.unwrap_or(usize::MAX).min(stored.entries.len());
-    let entries = stored.entries.split_off(stored.entries.len() - kept);
-    Stored { older: describe(&stored.entries), entries, ..stored }
-}
-
-/// What is said of entries that are not handed over.
-fn describe(entries: &[Entry]) -> OlderEntries {
-    let mut term = Term(0);
-    let begins_term = |id: &EntryId| std::mem::replace(&mut term, id.term) != id.term;
-    let membership = |entry: &Entry| match &entry.payload {
-        Payload::Membership(membership) => Some((entry.id.index, membership.clone())),
-        Payload::Noop | Payload::Command(_) => None,
-    };
-    OlderEntries {
-        last: entries.last().map_or(Index::ZERO, |entry| entry.id.index),
-        terms: entries.iter().map(|entry| entry.id).filter(begins_term).collect(),
-        memberships: entries.iter().filter_map(membership).collect(),
-    }
-}
-
-/// Reads entries as a log store does: at least one, if there is one, and then as many as fit in `max_bytes`.
-pub fn read(stored: &Stored, from: Index, max_bytes: u64) -> Vec<Entry> {
-    let mut bytes = 0;
-    let from_there = stored.entries.iter().skip_while(|entry| entry.id.index < from);
-    let fits = |entry: &&Entry| {
-        let is_first = entry.id.index == from;
-        bytes += entry.size_bytes();
-        is_first || (bytes <= max_bytes && entry.id.index > from)
-    };
-    from_there.take_while(fits).cloned().collect()
 }
