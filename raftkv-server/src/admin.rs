@@ -210,9 +210,10 @@ impl Admin {
     /// Hands leadership to `to`, or to the voter that is most caught up, and returns who leads then.
     pub async fn transfer(&self, to: Option<NodeId>) -> Result<(Leader, Status), Failure> {
         let status = self.lead()?;
-        let to = to.or_else(|| successor(&status)).ok_or_else(|| {
-            Failure::Failed("there is no other voter that is alive, so nobody can take over".to_owned())
-        })?;
+        let to = match to {
+            Some(to) => to,
+            None => self.successor().await?,
+        };
         if to == status.id {
             return Ok((self.store.leader(to, &status), status));
         }
@@ -227,6 +228,15 @@ impl Admin {
         };
         let leader = status.leader.ok_or(Failure::ChangeUnknown)?;
         Ok((self.store.leader(leader, &status), status))
+    }
+
+    /// Who had better lead next, as soon as there is someone.
+    async fn successor(&self) -> Result<NodeId, Failure> {
+        let mut watched = self.node.watch_status();
+        let found = timeout(LIFE_PATIENCE, watched.wait_for(|status| successor(status).is_some())).await;
+        let found = found.ok().and_then(Result::ok).and_then(|status| successor(&status));
+        found
+            .ok_or_else(|| Failure::Failed("there is no other voter that is alive, so nobody can take over".to_owned()))
     }
 
     /// The status of a node that leads, or where to turn.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::{self, File};
+use std::io::{self, Write};
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -29,6 +30,16 @@ const STOP_PATIENCE: Duration = Duration::from_secs(5);
 /// How often the nodes are looked at.
 const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 
+/// Says a line on standard output. An error if nobody listens.
+macro_rules! tell {
+    ($($words:tt)*) => { writeln!(io::stdout(), $($words)*) };
+}
+
+/// Says a line on standard output, if somebody listens.
+macro_rules! mention {
+    ($($words:tt)*) => { tell!($($words)*).unwrap_or_default() };
+}
+
 /// Starts the nodes, tells about them until `shutdown` resolves, and stops them.
 pub async fn run(flags: &DemoFlags, shutdown: impl Future<Output = ()>) -> Result<()> {
     let ports: Vec<u16> = (0..NODES).map(|offset| flags.port + offset).collect();
@@ -41,10 +52,18 @@ pub async fn run(flags: &DemoFlags, shutdown: impl Future<Output = ()>) -> Resul
         outcome = demo.tell() => outcome,
         () = shutdown => Ok(()),
     };
-    println!("\nstopping");
+    mention!("\nstopping");
     let is_left = demo.stop().await;
     folder.close(is_left);
-    outcome
+    match outcome {
+        // Whoever was told has seen enough.
+        Err(error) if is_broken_pipe(&error) => Ok(()),
+        outcome => outcome,
+    }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }
 
 /// Fails where something listens already: a node would stop at once, and less clearly.
@@ -77,10 +96,10 @@ impl Folder {
     /// Removes a temporary folder, unless a node still uses it.
     fn close(self, is_used: bool) {
         match self.temporary {
-            Some(_) if !is_used => println!("removed {}", self.path.display()),
+            Some(_) if !is_used => mention!("removed {}", self.path.display()),
             temporary => {
                 let _kept = temporary.map(TempDir::keep);
-                println!("the data is kept in {}", self.path.display());
+                mention!("the data is kept in {}", self.path.display());
             }
         }
     }
@@ -142,7 +161,7 @@ impl DemoNode {
             let _ = kill_process(pid, Signal::TERM);
         }
         if timeout(STOP_PATIENCE, self.process.wait()).await.is_err() {
-            println!("node {} does not stop by itself; killing it", self.id);
+            mention!("node {} does not stop by itself; killing it", self.id);
             let _ = self.process.kill().await;
         }
     }
@@ -156,7 +175,7 @@ struct Demo {
 impl Demo {
     fn start(folder: &Folder, ports: &[u16]) -> Result<Self> {
         let addresses: Vec<_> = ports.iter().map(|port| format!("localhost:{port}")).collect();
-        println!("starting {NODES} nodes, with their data in {}", folder.path.display());
+        tell!("starting {NODES} nodes, with their data in {}", folder.path.display())?;
         let nodes = (1..)
             .zip(ports)
             .map(|(id, port)| DemoNode::start(&folder.path, id, &addresses, *port))
@@ -177,7 +196,7 @@ impl Demo {
         let mut is_left = false;
         for (address, answer) in self.client.status_all().await {
             if let Ok(status) = answer {
-                println!("node {} at {address} was started by hand, and runs on", status.node_id);
+                mention!("node {} at {address} was started by hand, and runs on", status.node_id);
                 is_left = true;
             }
         }
@@ -188,12 +207,12 @@ impl Demo {
     async fn tell(&mut self) -> Result<()> {
         let mut view = self.wait_for_leader().await?;
         self.show_a_write(&view).await?;
-        self.introduce();
+        self.introduce()?;
         loop {
             sleep(LOOK_INTERVAL).await;
             let next = self.look().await;
             for event in view.events(&next) {
-                println!("{event}");
+                tell!("{event}")?;
             }
             view = view.followed_by(next);
         }
@@ -204,7 +223,7 @@ impl Demo {
         loop {
             let view = self.look().await;
             if let Some(leadership) = view.leader {
-                println!("{}", Event::NewLeader(leadership));
+                tell!("{}", Event::NewLeader(leadership))?;
                 return Ok(view);
             }
             for node in &mut self.nodes {
@@ -227,32 +246,33 @@ impl Demo {
         client_of(writer)?.put("greeting", "hello").await.context("the first write failed")?;
         let read = client_of(reader)?.get("greeting").await.context("the first read failed")?;
         let value = read.entry.map(|entry| String::from_utf8_lossy(&entry.value).into_owned());
-        println!(
+        tell!(
             "wrote greeting=hello through node {}, and read greeting={} through node {}",
             writer.id,
             value.unwrap_or_default(),
             reader.id
-        );
+        )?;
         Ok(())
     }
 
-    fn introduce(&self) {
-        println!();
+    fn introduce(&self) -> Result<()> {
+        tell!()?;
         for node in &self.nodes {
             let pid = node.process.id().map_or_else(|| "gone".to_owned(), |pid| pid.to_string());
-            println!("node {}  {}  pid {pid}", node.id, node.address);
-            println!("        data {}", state_path(&node.data, NodeId(node.id)).display());
-            println!("        log  {}", node.log.display());
+            tell!("node {}  {}  pid {pid}", node.id, node.address)?;
+            tell!("        data {}", state_path(&node.data, NodeId(node.id)).display())?;
+            tell!("        log  {}", node.log.display())?;
         }
         let node = &self.nodes[0];
         let cli = self.cli();
-        println!("\ntry, in another terminal:");
-        println!("  {cli} put x 1");
-        println!("  {cli} status");
-        println!("  kill -9 {}", node.process.id().unwrap_or_default());
-        println!("and to bring node {} back:", node.id);
-        println!("  {} {}", program(), node.arguments.join(" "));
-        println!("\nctrl-c stops all. What happens meanwhile:");
+        tell!("\ntry, in another terminal:")?;
+        tell!("  {cli} put x 1")?;
+        tell!("  {cli} status")?;
+        tell!("  kill -9 {}", node.process.id().unwrap_or_default())?;
+        tell!("and to bring node {} back:", node.id)?;
+        tell!("  {} {}", program(), node.arguments.join(" "))?;
+        tell!("\nctrl-c stops all. What happens meanwhile:")?;
+        Ok(())
     }
 
     /// How to call the command line client, which is built beside this program, for this cluster.

@@ -169,3 +169,16 @@ fn a_busy_port_is_named_before_anything_starts() {
     assert!(said.contains(&format!("port {} can't be used", port + 1)), "{said}");
     assert_eq!(folder.path().read_dir().unwrap().count(), 0, "nothing was started");
 }
+
+#[test]
+fn a_reader_that_goes_away_ends_it_in_order() {
+    let mut command = server();
+    command.args(["demo", &format!("--port={}", three_ports())]);
+    let mut process = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut first = String::new();
+    BufReader::new(process.stdout.take().unwrap()).read_line(&mut first).unwrap();
+    let folder = first.trim_end().rsplit(' ').next().unwrap().to_owned();
+    let output = process.wait_with_output().unwrap();
+    assert_eq!((output.status.code(), &*String::from_utf8_lossy(&output.stderr)), (Some(0), ""));
+    assert!(!Path::new(&folder).exists(), "{folder} is temporary");
+}

@@ -293,16 +293,25 @@ impl Cluster {
         cluster
     }
 
-    /// Makes a place for one more node, which joins the others through `way` when it is started. Returns its id.
+    /// Makes a place for one more node, which joins the others through `way` when it is started. Returns the id that it will be given.
     pub fn add(&mut self, way: u64) -> u64 {
+        let join = format!("--join={}", self.place(way).address);
+        self.add_place(&[join])
+    }
+
+    /// Makes a place for one more node, which knows `way` and is not known to the others. Returns its id.
+    pub fn add_stranger(&mut self, way: u64) -> u64 {
+        let id = self.ids().into_iter().max().unwrap_or_default() + 1;
+        let peers = format!("--peers={}", self.place(way).address);
+        self.add_place(&[format!("--id={id}"), peers])
+    }
+
+    fn add_place(&mut self, flags: &[String]) -> u64 {
         let id = self.ids().into_iter().max().unwrap_or_default() + 1;
         let port = free_ports(1)[0];
         let data = self.folder.path().join(format!("node{id}"));
-        let arguments = vec![
-            format!("--port={port}"),
-            format!("--join={}", self.place(way).address),
-            format!("--data-dir={}", data.display()),
-        ];
+        let mut arguments = vec![format!("--port={port}"), format!("--data-dir={}", data.display())];
+        arguments.extend_from_slice(flags);
         let log = self.folder.path().join(format!("node{id}.log"));
         let address = format!("localhost:{port}");
         self.nodes.push(TestNode { id, address, arguments, data, log, process: None });
