@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use raft_core::input::{Input, ReadMode};
-use raft_core::types::{Entry, EntryId, Index, NodeId, Payload, RequestId, Term};
+use raft_core::membership::{Change, MembershipChange};
+use raft_core::types::{Entry, EntryId, Index, Member, Moment, NodeId, Payload, RequestId, Term};
 
 use crate::random::Random;
 
@@ -20,6 +21,8 @@ pub struct Clients {
     acknowledged: Vec<EntryId>,
     pub reads_served: u64,
     pub refused: u64,
+    pub changes: u64,
+    pub stepped_down: u64,
     /// Batches that another leader has overwritten.
     pub lost: u64,
 }
@@ -31,12 +34,20 @@ enum Request {
         /// What was committed when the read began, and so must be seen by it.
         committed: Index,
     },
+    /// A change of the membership.
+    Change,
+    /// Somebody else is to lead, or nobody.
+    StepDown,
 }
 
 impl Clients {
     /// A request to node `id`, at a moment when entries up to `committed` are committed.
-    pub fn ask(&mut self, random: &mut Random, id: NodeId, committed: Index) -> Input {
-        if random.percent(40) { self.read(id, committed) } else { self.propose(random, id) }
+    pub fn ask(&mut self, random: &mut Random, id: NodeId, committed: Index, now: Moment) -> Input {
+        if !random.percent(40) {
+            return self.propose(random, id);
+        }
+        let mode = if random.percent(50) { ReadMode::Quorum } else { ReadMode::Lease { now } };
+        self.read(id, committed, mode)
     }
 
     /// A batch of commands, no two of which are alike.
@@ -49,10 +60,29 @@ impl Clients {
     }
 
     /// A read that must see what is committed at this moment.
-    pub fn read(&mut self, node: NodeId, committed: Index) -> Input {
+    pub fn read(&mut self, node: NodeId, committed: Index, mode: ReadMode) -> Input {
         let id = self.next_request();
         self.open.insert((node, id), Request::Read { committed });
-        Input::Read { id, mode: ReadMode::Quorum }
+        Input::Read { id, mode }
+    }
+
+    /// Something that operators ask for.
+    pub fn operate(&mut self, random: &mut Random, node: NodeId, ids: &[NodeId]) -> Input {
+        let id = self.next_request();
+        let (request, input) = match random.below(10) {
+            0..6 => (Request::Change, Input::ChangeMembership { id, change: draw_change(random, ids) }),
+            6 => (Request::Change, Input::LeaveJoint { id }),
+            7 | 8 => (Request::StepDown, Input::TransferLeadership { id, to: random.pick(ids) }),
+            _ => (Request::StepDown, Input::StepDown { id }),
+        };
+        self.open.insert((node, id), request);
+        input
+    }
+
+    /// A node does not lead any more, as it was asked.
+    pub fn stepped_down(&mut self, node: NodeId, id: RequestId) {
+        let Request::StepDown = self.close(node, id) else { panic!("{node} steps down for {id}") };
+        self.stepped_down += 1;
     }
 
     fn next_request(&mut self) -> RequestId {
@@ -67,9 +97,20 @@ impl Clients {
 
     /// A batch stands in the log of the node that was asked.
     pub fn appended(&mut self, node: NodeId, id: RequestId, first: EntryId, count: u64, log: &[Entry]) {
-        let Request::Propose(commands) = self.close(node, id) else { panic!("{node} appends the read {id}") };
         let start = first.index.prev().0 as usize;
         let entries = &log[start..start + count as usize];
+        let commands = match self.close(node, id) {
+            Request::Propose(commands) => commands,
+            Request::Change => {
+                assert!(
+                    matches!(entries, [Entry { payload: Payload::Membership(_), .. }]),
+                    "{node} appends {entries:?}"
+                );
+                self.changes += 1;
+                return;
+            }
+            request @ (Request::Read { .. } | Request::StepDown) => panic!("{node} appends {request:?}"),
+        };
         assert!(entries.iter().all(|entry| entry.id.term == first.term), "{node} appends {id} in another term");
         let payloads: Vec<Payload> = entries.iter().map(|entry| entry.payload.clone()).collect();
         let expected: Vec<Payload> = commands.into_iter().map(Payload::Command).collect();
@@ -121,5 +162,24 @@ impl Clients {
     /// Requests that have no outcome yet.
     pub fn unanswered(&self) -> Vec<(NodeId, RequestId)> {
         self.open.keys().copied().collect()
+    }
+}
+
+/// Mostly one change, sometimes several at once, of which many make no sense: those are refused.
+fn draw_change(random: &mut Random, ids: &[NodeId]) -> MembershipChange {
+    let count = random.pick(&[1, 1, 1, 2, 3]);
+    let changes = (0..count).map(|_| draw_single_change(random, ids)).collect();
+    MembershipChange { changes, stay_joint: random.percent(10) }
+}
+
+fn draw_single_change(random: &mut Random, ids: &[NodeId]) -> Change {
+    let id = random.pick(ids);
+    match random.below(8) {
+        0 | 1 => Change::AddVoter(id, Member::default()),
+        2 | 3 => Change::AddLearner { id, member: Member::default(), promote: random.percent(70) },
+        4 => Change::Promote(id),
+        5 => Change::Demote(id),
+        6 => Change::Remove(id),
+        _ => Change::Update(id, Member { priority: random.below(3) as u32, ..Member::default() }),
     }
 }

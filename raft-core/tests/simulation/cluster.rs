@@ -5,10 +5,10 @@ use std::mem;
 
 use raft_core::config::Config;
 use raft_core::effect::{Effect, RoleKind};
-use raft_core::input::{Input, LoadFailed};
+use raft_core::input::{Input, LoadFailed, ReadMode};
 use raft_core::message::{Envelope, Message};
 use raft_core::port::Stored;
-use raft_core::types::{Entry, Index, NodeId, Payload, Snapshot, Term, WriteId};
+use raft_core::types::{Entry, Index, Moment, NodeId, Payload, Snapshot, Term, WriteId};
 
 use crate::clients::Clients;
 use crate::disk::Disk;
@@ -66,6 +66,8 @@ pub struct Tally {
     pub compactions: u64,
     pub installs: u64,
     pub loads: u64,
+    pub changes: u64,
+    pub stepped_down: u64,
 }
 
 impl Tally {
@@ -83,6 +85,8 @@ impl Tally {
             compactions: self.compactions + other.compactions,
             installs: self.installs + other.installs,
             loads: self.loads + other.loads,
+            changes: self.changes + other.changes,
+            stepped_down: self.stepped_down + other.stepped_down,
         }
     }
 }
@@ -110,6 +114,7 @@ enum Event {
         job: Job,
     },
     Request,
+    Operate,
     /// A client asks for a read at a node that has just woken up, before anything else that has come for it.
     ReadOnWaking(NodeId),
     Fault,
@@ -150,6 +155,7 @@ impl Event {
             Self::WriteDone { .. }
             | Self::Work { .. }
             | Self::Request
+            | Self::Operate
             | Self::ReadOnWaking(_)
             | Self::Fault
             | Self::Mend
@@ -166,6 +172,7 @@ impl Cluster {
         let mut cluster = Self::with(scenario, random, recording);
         cluster.plan(0..TICK, Event::Request);
         cluster.plan(0..20 * TICK, Event::Fault);
+        cluster.plan(0..20 * TICK, Event::Operate);
         cluster
     }
 
@@ -196,13 +203,22 @@ impl Cluster {
             scenario,
         };
         cluster.note(|cluster| format!("{:?}", cluster.scenario));
-        for id in cluster.scenario.membership.nodes().collect::<Vec<_>>() {
-            let config = cluster.config(id);
-            let tick_time = cluster.random.between(TICK * 8 / 10..TICK * 12 / 10);
-            cluster.machines.insert(id, Machine::new(config, first.clone(), tick_time));
-            cluster.plan(0..TICK, Event::Tick(id));
+        let members: Vec<NodeId> = cluster.scenario.membership.nodes().collect();
+        let spares = (1..=cluster.scenario.spares).map(|spare| NodeId(members.len() as u64 + spare));
+        for id in spares.collect::<Vec<_>>() {
+            cluster.add_machine(id, Stored::default());
+        }
+        for id in members {
+            cluster.add_machine(id, first.clone());
         }
         cluster
+    }
+
+    fn add_machine(&mut self, id: NodeId, stored: Stored) {
+        let config = self.config(id);
+        let tick_time = self.random.between(TICK * 8 / 10..TICK * 12 / 10);
+        self.machines.insert(id, Machine::new(config, stored, tick_time));
+        self.plan(0..TICK, Event::Tick(id));
     }
 
     /// Runs through the faults, and then sees that the cluster recovers.
@@ -226,6 +242,8 @@ impl Cluster {
             compactions: self.oracle.compactions,
             installs: self.installs,
             loads: self.loads,
+            changes: self.clients.changes,
+            stepped_down: self.clients.stepped_down,
         }
     }
 
@@ -277,6 +295,7 @@ impl Cluster {
             Event::Request => self.request(),
             Event::ReadOnWaking(id) => self.read(id),
             Event::Work { id, life, job } => self.work(id, life, job),
+            Event::Operate => self.operate(),
             Event::Fault => self.fault(),
             Event::Mend => self.network.cut(BTreeSet::new()),
             Event::Boot(id) => self.boot(id),
@@ -345,7 +364,7 @@ impl Cluster {
             }
             Effect::Refuse { id: request, .. } => self.clients.refused(id, request),
             Effect::Became { .. } | Effect::UseMembership(_) => (),
-            Effect::SteppedDown { .. } => unreachable!("nobody asks for it"),
+            Effect::SteppedDown { id: request } => self.clients.stepped_down(id, request),
             Effect::Discard { .. } | Effect::Halt(_) => unreachable!("the oracle allows neither"),
         }
     }
@@ -521,7 +540,8 @@ impl Cluster {
         let ids: Vec<NodeId> = running.map(|(&id, _)| id).collect();
         let paused = |cluster: &Self, id: NodeId| cluster.machines[&id].paused_until > cluster.now;
         if let Some(id) = self.draw_addressee(&ids).filter(|&id| !paused(self, id)) {
-            let input = self.clients.ask(&mut self.random, id, self.oracle.commit_index());
+            let now = self.clock();
+            let input = self.clients.ask(&mut self.random, id, self.oracle.commit_index(), now);
             self.step(id, input);
         }
         self.plan(self.scenario.request_pause.clone(), Event::Request);
@@ -529,9 +549,32 @@ impl Cluster {
 
     fn read(&mut self, id: NodeId) {
         if self.machines[&id].node.is_some() {
-            let input = self.clients.read(id, self.oracle.commit_index());
+            let mode = ReadMode::Lease { now: self.clock() };
+            let input = self.clients.read(id, self.oracle.commit_index(), mode);
             self.step(id, input);
         }
+    }
+
+    /// The time as a driver tells it, which is never in the future.
+    fn clock(&mut self) -> Moment {
+        Moment(self.now.saturating_sub(self.random.between(0..TICK / 2)))
+    }
+
+    /// An operator asks for something, mostly where it can be had.
+    fn operate(&mut self) {
+        if self.calm {
+            return;
+        }
+        let ids: Vec<NodeId> = self.machines.keys().copied().collect();
+        let id = self.leader().filter(|_| self.random.percent(90)).unwrap_or_else(|| self.random.pick(&ids));
+        if self.machines[&id].node.is_some() && self.machines[&id].paused_until <= self.now {
+            let input = match self.random.percent(10) {
+                true => Input::Campaign,
+                false => self.clients.operate(&mut self.random, id, &ids),
+            };
+            self.step(id, input);
+        }
+        self.plan(self.scenario.operation_pause.clone(), Event::Operate);
     }
 
     /// Mostly a node that takes itself for a leader, also one that is none any more.
@@ -571,6 +614,8 @@ impl Cluster {
         // What was sent late during the faults may come until now, and disturb.
         self.run_until(self.now + self.scenario.network.late_delay.end);
         self.wait("all to follow one leader again", patience, Self::has_one_leader);
+        self.wait("the leader to change nothing more by itself", 2 * patience, Self::is_settled);
+        self.wait("all to follow the one who shall lead", patience, Self::has_one_leader);
         let leader = self.leader().expect("there is one");
         let input = self.clients.propose(&mut self.random, leader);
         self.step(leader, input);
@@ -612,7 +657,26 @@ impl Cluster {
 
     fn has_one_leader(&self) -> bool {
         let leader = self.leader();
-        leader.is_some() && self.machines.values().all(|machine| machine.status.leader == leader)
+        leader.is_some() && self.members().all(|machine| machine.status.leader == leader)
+    }
+
+    /// Whether the leader has left a joint configuration, promoted whom it shall, and has no reason to hand over.
+    fn is_settled(&self) -> bool {
+        let Some(leader) = self.leader() else { return false };
+        let status = &self.machines[&leader].status;
+        let membership = &status.membership;
+        let priority = |id: &NodeId| membership.members.get(id).map_or(0, |member| member.priority);
+        let may_stay = if membership.is_joint() { membership.stays_joint } else { membership.promotable.is_empty() };
+        may_stay
+            && status.transferring_to.is_none()
+            && membership.voters.iter().all(|id| priority(id) <= priority(&leader))
+    }
+
+    /// The machines that belong to the cluster, as its leader has it.
+    fn members(&self) -> impl Iterator<Item = &Machine> {
+        let membership = self.leader().map(|leader| &self.machines[&leader].status.membership);
+        let is_member = move |id| membership.is_none_or(|membership| membership.members.contains_key(id));
+        self.machines.iter().filter(move |(id, _)| is_member(id)).map(|(_, machine)| machine)
     }
 
     fn is_equal(&self) -> bool {
@@ -620,7 +684,7 @@ impl Cluster {
         let is_there = |machine: &Machine| {
             machine.applied().index == last && machine.status.last_index == last && machine.disk.underway() == 0
         };
-        self.machines.values().all(is_there)
+        self.members().all(is_there)
     }
 
     fn term(&self) -> Term {
@@ -630,7 +694,8 @@ impl Cluster {
     fn check_end(&self) {
         assert!(self.is_equal(), "nodes differ: {:#?}", self.statuses());
         let committed = self.oracle.committed();
-        for (id, machine) in &self.machines {
+        for machine in self.members() {
+            let id = machine.status.id;
             assert!(machine.disk.durable().log == committed, "the log of {id} is not what was committed");
         }
         let is_committed = |id| committed.iter().any(|entry| entry.id == id);

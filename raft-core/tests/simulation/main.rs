@@ -86,6 +86,8 @@ fn every_cluster_stays_safe_and_recovers() {
         ("compactions", tally.compactions),
         ("installed snapshots", tally.installs),
         ("loads", tally.loads),
+        ("membership changes", tally.changes),
+        ("leaders that stepped down when asked", tally.stepped_down),
     ];
     for (what, seen) in rare {
         assert!(seen > 0 || seeds < SEEDS, "no {what} in {seeds} seeds: the simulation is too tame to prove a thing");

@@ -1,9 +1,10 @@
 //! Sees all nodes at once, and what their disks would hold after a power loss, and knows all that ever happened: so it can tell
 //! whether a rule was broken. Its rules are those of Figure 3 of the paper, and what they rest on.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use raft_core::effect::{Effect, Persist, RoleKind};
+use raft_core::membership::Membership;
 use raft_core::message::{AppendResult, Envelope, Message};
 use raft_core::status::Status;
 use raft_core::types::{Entry, EntryId, HardState, Index, NodeId, Payload, Snapshot, Term};
@@ -228,24 +229,27 @@ impl Oracle {
             }
         }
         if self.committed.len() > known {
-            self.check_new_commit(id, after, machines);
+            self.check_new_commit(step, machines);
         }
     }
 
     /// Only a leader commits, by counting durable copies of an entry of its own term (§5.3, §5.4.2).
-    fn check_new_commit(&self, id: NodeId, status: &Status, machines: &BTreeMap<NodeId, Machine>) {
+    fn check_new_commit(&self, step: Step<'_>, machines: &BTreeMap<NodeId, Machine>) {
+        let Step { id, before, after: status, .. } = step;
         let last = self.committed.last().map_or(EntryId::ZERO, |entry| entry.id);
-        assert!(is_leader(status), "{id} takes {last} for committed before any leader does");
+        // A leader that is removed steps down in the step in which it commits that.
+        assert!(is_leader(before) || is_leader(status), "{id} takes {last} for committed before any leader does");
         assert_eq!(last.term, status.term, "leader {id} commits {last} of another term by counting");
         let holds = |voter: &NodeId| {
             let durable = &machines[voter].disk.durable().log;
             durable.get(last.index.prev().0 as usize).is_some_and(|entry| entry.id == last)
         };
-        for voters in [&status.membership.voters, &status.membership.outgoing] {
-            let holders = voters.iter().filter(|voter| holds(voter)).count();
-            let is_majority = holders * 2 > voters.len() || voters.is_empty();
-            assert!(is_majority, "{id} commits {last}, durable on {holders} of {} voters", voters.len());
-        }
+        let count = |voters: &BTreeSet<NodeId>| voters.iter().filter(|voter| holds(voter)).count();
+        let agree = |voters: &BTreeSet<NodeId>| count(voters) * 2 > voters.len() || voters.is_empty();
+        let is_quorum = |membership: &Membership| agree(&membership.voters) && agree(&membership.outgoing);
+        // A commit may bring about another membership in the same step.
+        let has_quorum = is_quorum(&before.membership) || is_quorum(&status.membership);
+        assert!(has_quorum, "{id} commits {last} without a quorum of {:?}", before.membership);
     }
 
     /// What a message promises would survive a power loss at this very moment.

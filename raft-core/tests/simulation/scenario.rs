@@ -29,6 +29,10 @@ pub struct Scenario {
     pub faults: Vec<Fault>,
     /// The time between two requests of clients.
     pub request_pause: Range<u64>,
+    /// The time between two requests of operators.
+    pub operation_pause: Range<u64>,
+    /// Nodes that are there, but no members at first.
+    pub spares: u64,
 }
 
 /// What happens to single messages.
@@ -65,8 +69,12 @@ impl Scenario {
     pub fn draw(random: &mut Random) -> Self {
         let mood = random.pick(&Mood::ALL);
         let few_bytes = [1, 100, 1_000, 1 << 20];
+        let election_timeout_ticks = random.pick(&[6, 10, 15]);
+        // Clocks are up to a fifth too fast, and the first of so many ticks may come at once.
+        let lease = u64::from(election_timeout_ticks - 1) * TICK * 8 / 10;
         let config = Config {
-            election_timeout_ticks: random.pick(&[6, 10, 15]),
+            election_timeout_ticks,
+            lease: random.pick(&[None, Some(lease)]),
             heartbeat_ticks: random.pick(&[1, 2, 3]),
             max_append_bytes: random.pick(&few_bytes),
             max_inflight_messages: random.pick(&[1, 2, 64]),
@@ -88,6 +96,8 @@ impl Scenario {
             fault_time: mood.fault_time(random),
             faults: mood.faults(),
             request_pause: mood.request_pause(random),
+            operation_pause: TICK..random.pick(&[5, 20, 60, 100_000]) * TICK,
+            spares: random.pick(&[0, 1, 2]),
         }
     }
 
@@ -104,6 +114,8 @@ impl Scenario {
             fault_time: TICK..2 * TICK,
             faults: Vec::new(),
             request_pause: TICK..2 * TICK,
+            operation_pause: TICK..2 * TICK,
+            spares: 0,
         }
     }
 
@@ -223,6 +235,6 @@ fn draw_membership(random: &mut Random) -> Membership {
     };
     let all = voters.iter().chain(&outgoing).chain(&learners);
     let members = all.map(|&id| (id, Member::default())).collect::<BTreeMap<_, _>>();
-    // It is the membership that is under test here, not the way out of it.
-    Membership { voters, outgoing, learners, members, stays_joint: true, ..Membership::default() }
+    let stays_joint = !outgoing.is_empty() && random.percent(50);
+    Membership { voters, outgoing, learners, members, stays_joint, ..Membership::default() }
 }
