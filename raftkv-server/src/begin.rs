@@ -85,7 +85,7 @@ pub struct Beginning {
 #[derive(Debug, PartialEq, Eq)]
 pub enum Decision {
     /// Begin with this.
-    Begin(Beginning),
+    Begin(Box<Beginning>),
     /// State this from now on, and ask again.
     Continue {
         /// The members known now.
@@ -344,7 +344,7 @@ impl<'a> Round<'a> {
     fn conclude(mut self) -> Decision {
         let two_clusters = self.obstacles.iter().any(|obstacle| matches!(obstacle, Obstacle::TwoClusters { .. }));
         if let Some(begun) = self.begun.filter(|_| !two_clusters) {
-            return Decision::Begin(adopt(begun));
+            return Decision::Begin(Box::new(adopt(begun)));
         }
         let complete = self.obstacles.is_empty();
         let was_stated = self.own.complete && self.own.members == self.members;
@@ -354,7 +354,7 @@ impl<'a> Round<'a> {
                 self.statements.iter().filter(|statement| !statement.complete || statement.members != *members);
             self.obstacles.extend(differ.map(|statement| disagreement(statement, members)));
             if self.obstacles.is_empty() {
-                return Decision::Begin(begin(self.members));
+                return Decision::Begin(Box::new(begin(self.members)));
             }
         }
         Decision::Continue { members: self.members, complete, obstacles: self.obstacles }
@@ -435,7 +435,7 @@ impl Lobby {
             let answers = ask_all(peers, |peer| ask(peer, own.clone())).await;
             reporter.report_self(&own, peers, &answers);
             match decide(&own, peers, &answers)? {
-                Decision::Begin(beginning) => return Ok(beginning),
+                Decision::Begin(beginning) => return Ok(*beginning),
                 Decision::Continue { members, complete, obstacles } => {
                     self.wait_for(obstacles.iter().map(ToString::to_string).collect());
                     reporter.report(&obstacles);
@@ -551,7 +551,7 @@ mod tests {
     #[test]
     fn a_node_without_peers_begins_alone() {
         let decision = decide(&states(1, &[1], true), &[], &[]);
-        assert_eq!(decision, Ok(Decision::Begin(begin(members(&[1])))));
+        assert_eq!(decision, Ok(Decision::Begin(Box::new(begin(members(&[1]))))));
     }
 
     #[test]
@@ -559,7 +559,7 @@ mod tests {
         let own = states(1, &[1, 2, 3], true);
         let answers = [2, 3].map(|id| Answer::Stated(states(id, &[1, 2, 3], true)));
         let decision = decide(&own, &peers(&[2, 3]), &answers);
-        assert_eq!(decision, Ok(Decision::Begin(begin(members(&[1, 2, 3])))));
+        assert_eq!(decision, Ok(Decision::Begin(Box::new(begin(members(&[1, 2, 3]))))));
     }
 
     #[test]
@@ -638,7 +638,7 @@ mod tests {
         let own = states(1, &[1, 2], true);
         let answers = [Answer::Stated(own.clone()), Answer::Stated(states(2, &[1, 2], true))];
         let decision = decide(&own, &peers(&[1, 2]), &answers);
-        assert_eq!(decision, Ok(Decision::Begin(begin(members(&[1, 2])))));
+        assert_eq!(decision, Ok(Decision::Begin(Box::new(begin(members(&[1, 2]))))));
     }
 
     #[test]
@@ -653,7 +653,7 @@ mod tests {
         let own = states(1, &[1], false);
         let answers = [Answer::Stated(has_begun(2, &[1, 2, 3])), silent()];
         let decision = decide(&own, &peers(&[2, 3]), &answers);
-        assert_eq!(decision, Ok(Decision::Begin(begin(members(&[1, 2, 3])))));
+        assert_eq!(decision, Ok(Decision::Begin(Box::new(begin(members(&[1, 2, 3]))))));
     }
 
     #[test]
@@ -661,7 +661,7 @@ mod tests {
         let begun = Statement { cluster: ClusterId(7), ..states(2, &[1, 2, 4], true) };
         let decision = decide(&states(1, &[1], false), &peers(&[2]), &[Answer::Stated(begun)]);
         let expected = Beginning { cluster: ClusterId(7), stored: Stored::default() };
-        assert_eq!(decision, Ok(Decision::Begin(expected)));
+        assert_eq!(decision, Ok(Decision::Begin(Box::new(expected))));
     }
 
     #[test]
@@ -694,7 +694,10 @@ mod tests {
         stale.id = NodeId(3);
         // A peer that is behind does not keep it.
         let decision = decide(&wiped, &peers(&[3, 2]), &[Answer::Stated(stale), Answer::Stated(begun.clone())]);
-        assert_eq!(decision, Ok(Decision::Begin(Beginning { cluster: begun.cluster, stored: Stored::default() })));
+        assert_eq!(
+            decision,
+            Ok(Decision::Begin(Box::new(Beginning { cluster: begun.cluster, stored: Stored::default() })))
+        );
     }
 
     #[test]

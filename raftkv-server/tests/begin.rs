@@ -150,7 +150,7 @@ impl World {
                 let Some(raft_core::types::Payload::Membership(membership)) = first else {
                     panic!("memberships do not change here, so the first is known")
                 };
-                let members = membership.members;
+                let members = membership.members.clone();
                 node.decided = Some(Statement { cluster: beginning.cluster, members, complete: true, ..own.clone() });
             }
             Ok(Decision::Continue { members, complete, obstacles }) => {

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use raft_core::types::{ClusterId, Identity, Incarnation, NodeId};
 use raft_store_sqlite::{Operation, Outcome as Applied, Statement, StatementResult, Value};
 use raft_transport_grpc::handshake::{Handshake, Mismatch, Purpose};
-use raft_transport_grpc::{AppendEntriesStream, GrpcTransport, InstallSnapshotStream, Throttle};
+use raft_transport_grpc::{
+    AppendEntriesStream, GrpcTransport, InstallSnapshotStream, Options, PeerStatus, Throttle, identify,
+};
 use raftkv_proto::raft::v1 as wire;
 use raftkv_proto::raft::v1::Outcome;
 use raftkv_proto::raft::v1::raft_service_server::RaftService;
@@ -15,8 +17,9 @@ use tonic::{Request, Response, Status, Streaming};
 use tracing::warn;
 
 use super::{running, session};
+use crate::begin::Statement as CallerStatement;
 use crate::command_text::{self, CommandText};
-use crate::gate::Gate;
+use crate::gate::{Gate, Open};
 use crate::store::{Failure, Leader, Position, unexpected};
 
 /// The service, over the node behind a gate.
@@ -66,7 +69,13 @@ impl RaftService for RaftApi {
     async fn identify(&self, request: Request<wire::IdentifyRequest>) -> Result<Response<wire::IdentifyReply>, Status> {
         let has_begun = Handshake::read(request.metadata()).is_ok_and(|it| it.from.cluster != ClusterId::default());
         match self.gate.opened() {
-            Some(open) if has_begun => open.transport.identify(request).await,
+            Some(open) if has_begun => {
+                if let Some(caller) = request.get_ref().caller.clone().and_then(|it| CallerStatement::try_from(it).ok())
+                {
+                    look_for_copies(open, caller);
+                }
+                open.transport.identify(request).await
+            }
             _ => {
                 self.check_caller(request.metadata())?;
                 Ok(Response::new(self.gate.statement().into()))
@@ -116,6 +125,29 @@ impl RaftService for RaftApi {
         let result = submit(&self.gate, request.into_inner()).await;
         Ok(Response::new(reply(&self.gate, result)))
     }
+}
+
+/// Looks whether a member that calls also runs elsewhere, as where its data directory was copied: two that share a vote can elect two leaders.
+fn look_for_copies(open: &Open, caller: CallerStatement) {
+    let elsewhere = |peer: &PeerStatus| peer.id == caller.id && peer.connected && peer.address != caller.member.address;
+    let Some(peer) = open.transport.peers().into_iter().find(elsewhere) else { return };
+    // Asked as a node that has not begun: any node answers such a one.
+    let from = Identity { cluster: ClusterId::default(), ..open.identity };
+    tokio::spawn(async move {
+        let answer = identify(&peer.address, from, wire::IdentifyRequest::default(), &Options::default()).await;
+        let Some(other) = answer.ok().and_then(|reply| CallerStatement::try_from(reply).ok()) else { return };
+        // A node states one address, by whichever name it is reached.
+        let is_copy = other.id == caller.id
+            && other.member.incarnation == caller.member.incarnation
+            && other.member.address != caller.member.address;
+        if is_copy {
+            warn!(
+                "node {} runs twice, at {} and at {}, with copies of one data directory, which can cost acknowledged writes: stop one of them, \
+                 then run: raftkv-cli member replace {} --force --address ADDRESS-OF-THE-OTHER",
+                caller.id.0, other.member.address, caller.member.address, caller.id.0
+            );
+        }
+    });
 }
 
 /// A command's result, for a person.

@@ -130,6 +130,16 @@ impl TestNode {
         std::fs::remove_dir_all(&self.data).unwrap();
     }
 
+    /// Puts a copy of another node's files, which may not be in use, in the place of this one's, so that it runs as that one.
+    pub fn become_copy_of(&mut self, other: &Path, id: u64) {
+        std::fs::create_dir(&self.data).unwrap();
+        for file in std::fs::read_dir(other).unwrap().map(Result::unwrap).filter(|file| file.path().is_file()) {
+            std::fs::copy(file.path(), self.data.join(file.file_name())).unwrap();
+        }
+        self.arguments.retain(|argument| !argument.starts_with("--id"));
+        self.add_flag(&format!("--id={id}"));
+    }
+
     /// Waits until the node's log says something.
     pub async fn says(&self, text: &str) {
         let said = async || self.log_text().contains(text).then_some(());
