@@ -250,9 +250,9 @@ impl Log {
         self.memberships.is_committed(self.commit_index)
     }
 
-    /// The membership that can't be rolled back any more.
-    pub fn committed_membership(&self) -> &Membership {
-        self.memberships.committed(self.commit_index)
+    /// The membership in force, and all that it may yet be rolled back to.
+    pub fn possible_memberships(&self) -> impl Iterator<Item = &Membership> {
+        self.memberships.possible(self.commit_index)
     }
 
     /// The highest entry known to be committed.
@@ -454,6 +454,17 @@ mod tests {
             self.entries[..end].iter().rev().find_map(payload).unwrap_or_default()
         }
 
+        /// The memberships from the committed one on.
+        fn possible_memberships(&self) -> Vec<Membership> {
+            let mut memberships = vec![self.membership(self.commit)];
+            let later = self.entries[self.commit..].iter().map(|(id, _)| entry(*id).payload);
+            memberships.extend(later.filter_map(|payload| match payload {
+                Payload::Membership(membership) => Some(membership),
+                Payload::Noop | Payload::Command(_) => None,
+            }));
+            memberships
+        }
+
         fn last(&self) -> EntryId {
             self.entries.last().map_or(EntryId::ZERO, |(id, _)| *id)
         }
@@ -483,7 +494,7 @@ mod tests {
         let all: Vec<Entry> = ids.iter().copied().map(entry).collect();
         assert_eq!((log.base(), log.last()), (base, twin.last()));
         assert_eq!(*log.membership(), twin.membership(twin.entries.len()));
-        assert_eq!(*log.committed_membership(), twin.membership(twin.commit));
+        assert!(log.possible_memberships().eq(&twin.possible_memberships()));
         assert_eq!(log.commit_index().0, twin.commit as u64);
         assert_eq!(log.durable_index().0, twin.durable());
         let uncommitted: u64 = all[twin.commit..].iter().map(Entry::size_bytes).sum();

@@ -327,6 +327,12 @@ impl MembershipStack {
         self.entries.iter().rev().find(|(index, _)| *index <= commit).map_or(&self.none, |(_, membership)| membership)
     }
 
+    /// All memberships that may be the committed one, where entries up to `commit` are known to be committed.
+    pub fn possible(&self, commit: Index) -> impl Iterator<Item = &Membership> {
+        let later = self.entries.partition_point(|(index, _)| *index <= commit);
+        self.entries[later.saturating_sub(1)..].iter().map(|(_, membership)| membership)
+    }
+
     /// Puts the membership of the entry at `index` in force.
     pub fn push(&mut self, index: Index, membership: Membership) {
         assert!(self.entries.last().is_none_or(|(last, _)| *last < index), "memberships follow each other in the log");

@@ -162,10 +162,9 @@ impl Replica {
     }
 
     /// Whether this node may stand for election: if it has a vote in the membership in force or in the committed one, since the former may be
-    /// rolled back and the latter may be all that the others know.
+    /// rolled back and the latter may be all that the others know. After a restart, which one is committed is not known: each may be that could.
     pub fn may_campaign(&self) -> bool {
-        let id = self.id();
-        self.term() < Term::LAST && (self.log.membership().is_voter(id) || self.log.committed_membership().is_voter(id))
+        self.term() < Term::LAST && self.log.possible_memberships().any(|membership| membership.is_voter(self.id()))
     }
 
     /// A timer with a random timeout, from the least election timeout up to twice that (§5.2).
