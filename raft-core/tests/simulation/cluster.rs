@@ -610,17 +610,18 @@ impl Cluster {
     /// Once faults are over, there is a leader before long, it serves, all become alike, and nothing disturbs them any more.
     fn await_recovery(&mut self) {
         let patience = 20 * self.scenario.longest_election_timeout();
+        // At the slowest, an entry is loaded, and takes a round trip.
+        let longest_log = self.machines.values().map(|machine| machine.status.last_index.0).max().unwrap_or_default();
+        let catch_up = longest_log * 6 * TICK;
         self.wait("all to follow one leader", patience, Self::has_one_leader);
         // What was sent late during the faults may come until now, and disturb.
         self.run_until(self.now + self.scenario.network.late_delay.end);
         self.wait("all to follow one leader again", patience, Self::has_one_leader);
-        self.wait("the leader to change nothing more by itself", 2 * patience, Self::is_settled);
+        self.wait("the leader to change nothing more by itself", 2 * patience + catch_up, Self::is_settled);
         self.wait("all to follow the one who shall lead", patience, Self::has_one_leader);
         let leader = self.leader().expect("there is one");
         let input = self.clients.propose(&mut self.random, leader);
         self.step(leader, input);
-        // At the slowest, an entry takes a round trip.
-        let catch_up = self.machines[&leader].status.last_index.0 * 2 * TICK;
         self.wait("all to apply all", patience + catch_up, Self::is_equal);
         let term = self.term();
         self.run_until(self.now + 3 * self.scenario.longest_election_timeout());
