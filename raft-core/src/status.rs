@@ -45,7 +45,7 @@ pub struct FollowerStatus {
     pub match_index: Index,
     /// The next entry to send.
     pub next_index: Index,
-    /// Whether it was heard of within the last election timeout.
+    /// Whether it was heard of within the last two election timeouts.
     pub active: bool,
     /// How it is sent entries.
     pub progress: ProgressKind,

@@ -239,12 +239,16 @@ fn banner(gate: &Gate, listen: SocketAddr, folder: &Path, status: &Status) -> St
         Some(leader) if leader != status.id => format!("{}; node {} leads term {}", status.role, leader.0, status.term),
         _ => format!("{} of term {}", status.role, status.term),
     };
+    let members = match statement.members.is_empty() {
+        true => "whose members it is about to learn".to_owned(),
+        false => format!("members {}", list(&statement.members)),
+    };
     [
         format!("RaftKV {}", env!("CARGO_PKG_VERSION")),
         format!("  node     {}", status.id.0),
         format!("  address  {address} (listening on {listen})"),
         format!("  data     {}", folder.display()),
-        format!("  cluster  {}, members {}", statement.cluster, list(&statement.members)),
+        format!("  cluster  {}, {members}", statement.cluster),
         format!("  role     {role}"),
         format!("ready; try: raftkv-cli -e {address} put x 1"),
     ]

@@ -2,6 +2,7 @@
 
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
+use core::mem;
 
 use crate::config::Config;
 use crate::effect::Effect;
@@ -31,6 +32,8 @@ struct FollowerState {
     since: Round,
     /// Whether it was heard of since the last check of the quorum.
     active: bool,
+    /// Whether it was heard of between that check and the one before.
+    was_active: bool,
 }
 
 /// How a follower is sent entries.
@@ -114,9 +117,9 @@ impl Followers {
         self.by_id.get(&id).map_or(Round::default(), |follower| follower.round)
     }
 
-    /// Whether `id` was heard of since the last check of the quorum.
+    /// Whether `id` was heard of lately: since the last check of the quorum, which may have been a moment ago, or the one before.
     pub fn is_active(&self, id: NodeId) -> bool {
-        self.by_id.get(&id).is_some_and(|follower| follower.active)
+        self.by_id.get(&id).is_some_and(|follower| follower.active || follower.was_active)
     }
 
     /// Each follower, for people and metrics.
@@ -125,7 +128,7 @@ impl Followers {
             id,
             match_index: follower.match_index,
             next_index: follower.next_index,
-            active: follower.active,
+            active: follower.active || follower.was_active,
             progress: match follower.progress {
                 Progress::Probe { .. } => ProgressKind::Probe,
                 Progress::Replicate { .. } => ProgressKind::Replicate,
@@ -137,9 +140,11 @@ impl Followers {
 
     /// Whether a majority, this node included, was heard of since the last call.
     pub fn take_quorum_active(&mut self, replica: &Replica) -> bool {
-        let is_active = |id| id == replica.id() || self.is_active(id);
+        let is_active = |id| id == replica.id() || self.by_id.get(&id).is_some_and(|follower| follower.active);
         let has_quorum = replica.membership().agreed(is_active);
-        self.by_id.values_mut().for_each(|follower| follower.active = false);
+        for follower in self.by_id.values_mut() {
+            follower.was_active = mem::take(&mut follower.active);
+        }
         has_quorum
     }
 
@@ -238,6 +243,7 @@ impl FollowerState {
             round: Round::default(),
             since,
             active: true,
+            was_active: true,
         }
     }
 
