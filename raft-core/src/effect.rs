@@ -1,11 +1,12 @@
 //! What the core orders. Data without behaviour.
 
-use alloc::vec::Vec;
+use alloc::sync::Arc;
 use core::fmt;
 
+use crate::entries::Entries;
 use crate::membership::{ChangeError, Membership};
 use crate::message::Envelope;
-use crate::types::{Entry, EntryId, HardState, Index, NodeId, RequestId, Round, Snapshot, Term, WriteId};
+use crate::types::{EntryId, HardState, Index, NodeId, RequestId, Round, Snapshot, Term, WriteId};
 
 /// An order to the driver. *Carry each out when you see it, `Persist` in order, and say `Persisted(n)` when write n is
 /// durable*: that is the whole contract.
@@ -21,7 +22,7 @@ pub enum Effect {
         leader: Option<NodeId>,
     },
     /// The membership in force has changed: these are the nodes to talk to.
-    UseMembership(Membership),
+    UseMembership(Arc<Membership>),
     /// Write this durably, then report [`Persisted`](crate::input::Input::Persisted).
     Persist(Persist),
     /// Send this, now. It may be lost, repeated or reordered, but not altered.
@@ -39,7 +40,7 @@ pub enum Effect {
     },
     /// Apply these to the state machine, in order; they follow the last `Apply` without a gap. Then report
     /// [`Applied`](crate::input::Input::Applied).
-    Apply(Vec<Entry>),
+    Apply(Entries),
     /// Read these entries from the log, then report [`Loaded`](crate::input::Input::Loaded). They have left memory, and are needed again.
     Load {
         /// The first.
@@ -108,7 +109,7 @@ pub struct Persist {
     /// install it first.
     pub install: Option<Snapshot>,
     /// Entries to append after what is left.
-    pub entries: Vec<Entry>,
+    pub entries: Entries,
 }
 
 /// A role without its data.

@@ -47,8 +47,8 @@
 //!                 Effect::Send(envelope) => inputs.push_back((envelope.to, Input::Receive(envelope))),
 //!                 Effect::Apply(entries) => {
 //!                     inputs.push_back((id, Input::Applied(entries.last().unwrap().id.index)));
-//!                     applied.entry(id).or_default().extend(entries.into_iter().filter_map(|entry| match entry.payload {
-//!                         Payload::Command(command) => Some(command),
+//!                     applied.entry(id).or_default().extend(entries.iter().filter_map(|entry| match &entry.payload {
+//!                         Payload::Command(command) => Some(command.clone()),
 //!                         Payload::Noop | Payload::Membership(_) => None,
 //!                     }));
 //!                 }
@@ -80,6 +80,7 @@ extern crate alloc;
 
 pub mod config;
 pub mod effect;
+pub mod entries;
 pub mod input;
 pub mod membership;
 pub mod message;

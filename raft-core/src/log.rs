@@ -1,8 +1,10 @@
 //! The log (§5.3, §7): entries since the last snapshot, what of them is committed, durable, in memory, and the memberships among them.
 
 use alloc::collections::VecDeque;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 
+use crate::entries::Entries;
 use crate::membership::{Membership, MembershipStack};
 use crate::port::OlderEntries;
 use crate::terms::Terms;
@@ -13,11 +15,13 @@ use crate::types::{Entry, EntryId, Index, Payload, Snapshot, Term, WriteId};
 pub struct Log {
     /// The terms of all entries, those that have left memory included.
     terms: Terms,
-    /// The entries in memory: the last ones.
-    slots: VecDeque<Slot>,
-    /// The last entry before those in `slots`. Above the snapshot where entries have left memory.
+    /// The entries in memory: the last ones, in the pieces in which they came, so that whoever needs such a piece shares it.
+    pieces: VecDeque<Piece>,
+    /// For each of them the size of all entries up to it, so that the size of any range is one subtraction and can't drift.
+    end_bytes: VecDeque<u64>,
+    /// The last entry before those in memory. Above the snapshot where entries have left memory.
     before: EntryId,
-    /// The size of all entries that were ever before those in `slots`. Only differences matter.
+    /// The size of all entries that were ever before those in memory. Only differences matter.
     before_bytes: u64,
     memberships: MembershipStack,
     /// The highest entry known to be committed. Never moves back, never past the last entry.
@@ -25,12 +29,16 @@ pub struct Log {
     durability: Durability,
 }
 
-/// An entry and the size of all entries up to it, so that the size of any range is one subtraction and can't drift.
+/// Some entries of the log, at least one.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Slot {
-    entry: Entry,
-    end_bytes: u64,
+struct Piece {
+    /// The last of them, kept at hand for searches.
+    last: EntryId,
+    entries: Entries,
 }
+
+/// How many entries of a stored log make a piece: few, for a piece leaves memory as a whole.
+const RESTORED_PIECE_ENTRIES: usize = 64;
 
 /// How a leader's entries were fitted into the log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -49,7 +57,8 @@ impl Log {
     pub fn new(snapshot: Snapshot, older: OlderEntries, entries: Vec<Entry>, commit_index: Index) -> Self {
         let mut log = Self {
             terms: Terms::after(snapshot.last),
-            slots: VecDeque::with_capacity(entries.len()),
+            pieces: VecDeque::new(),
+            end_bytes: VecDeque::with_capacity(entries.len()),
             before: snapshot.last,
             before_bytes: 0,
             memberships: MembershipStack::after(snapshot.last.index, snapshot.membership.clone()),
@@ -57,7 +66,10 @@ impl Log {
             durability: Durability::default(),
         };
         log.restore(older);
-        entries.into_iter().for_each(|entry| log.append(entry));
+        let mut rest = entries.into_iter();
+        while rest.len() > 0 {
+            log.append(rest.by_ref().take(RESTORED_PIECE_ENTRIES).collect());
+        }
         assert!((log.base().index..=log.last().index).contains(&commit_index), "only stored entries are committed");
         log.durability = Durability::all_durable(log.last().index);
         log
@@ -78,7 +90,7 @@ impl Log {
 
     /// The last entry; zero if there is none.
     pub fn last(&self) -> EntryId {
-        self.slots.back().map_or(self.before, |slot| slot.entry.id)
+        self.pieces.back().map_or(self.before, |piece| piece.last)
     }
 
     /// The term of the entry at `index`, if the log knows it.
@@ -99,16 +111,15 @@ impl Log {
         self.terms.last_not_above(index.min(self.last().index), term)
     }
 
-    /// Entries from `from` on: at least one, if there is one, and then as many as fit in `max_bytes`. None if the first has left memory.
-    pub fn entries(&self, from: Index, max_bytes: u64) -> Option<Vec<Entry>> {
+    /// Entries from `from` up to `to`, both included: at least one, if there is one, and then as many as fit in `max_bytes`. None if the first has
+    /// left memory.
+    pub fn entries(&self, from: Index, to: Index, max_bytes: u64) -> Option<Entries> {
         if from <= self.before.index {
             return None;
         }
-        let Some(start) = self.position(from) else { return Some(Vec::new()) };
         let limit = self.end_bytes_before(from).saturating_add(max_bytes);
-        let fitting = self.slots.partition_point(|slot| slot.end_bytes <= limit);
-        let end = fitting.max(start + 1);
-        Some(self.slots.range(start..end).map(|slot| slot.entry.clone()).collect())
+        let fitting = self.end_bytes.partition_point(|&end_bytes| end_bytes <= limit) as u64;
+        Some(self.range(from, self.before.index.plus(fitting).max(from).min(to)))
     }
 
     /// Whether `entries` are what this log holds from `from` on: what was read back from disk is checked, for it may have been asked for before a
@@ -123,39 +134,66 @@ impl Log {
         !entries.is_empty() && entries.iter().all(is_held)
     }
 
-    /// The entries from `from` up to `to`, both included, which are in memory.
-    pub fn range(&self, from: Index, to: Index) -> Vec<Entry> {
-        match (self.position(from), self.position(to)) {
-            (Some(start), Some(end)) if start <= end => {
-                self.slots.range(start..=end).map(|slot| slot.entry.clone()).collect()
-            }
-            _ => Vec::new(),
+    /// The entries from `from` up to `to`, both included, which are in memory. Those of one piece are shared, others copied.
+    pub fn range(&self, from: Index, to: Index) -> Entries {
+        if from > to || self.position(from).is_none() || self.position(to).is_none() {
+            return Entries::default();
         }
+        let first = self.pieces.partition_point(|piece| piece.last.index < from);
+        let piece = &self.pieces[first];
+        if to <= piece.last.index {
+            return piece.entries.slice(piece.position(from)..piece.position(to) + 1);
+        }
+        let mut entries = Vec::with_capacity((to.0 - from.0 + 1) as usize);
+        for piece in self.pieces.range(first..) {
+            let start = piece.position(from.max(piece.first_index()));
+            if piece.last.index >= to {
+                entries.extend_from_slice(&piece.entries[start..=piece.position(to)]);
+                break;
+            }
+            entries.extend_from_slice(&piece.entries[start..]);
+        }
+        entries.into()
     }
 
-    /// Appends one entry after the last.
-    pub fn append(&mut self, entry: Entry) {
-        let last = self.last();
-        assert!(entry.id.index == last.index.next(), "entries follow each other without a gap");
-        assert!(entry.id.term >= last.term, "terms never fall along the log");
-        if let Payload::Membership(membership) = &entry.payload {
-            self.memberships.push(entry.id.index, membership.clone());
+    /// Appends entries after the last.
+    pub fn append(&mut self, entries: Entries) {
+        let (mut last, mut end_bytes) = (self.last(), self.end_bytes());
+        for entry in &entries {
+            assert!(entry.id.index == last.index.next(), "entries follow each other without a gap");
+            assert!(entry.id.term >= last.term, "terms never fall along the log");
+            if let Payload::Membership(membership) = &entry.payload {
+                self.memberships.push(entry.id.index, membership.clone());
+            }
+            if entry.id.term > last.term {
+                self.terms.append(entry.id);
+            }
+            last = entry.id;
+            end_bytes += entry.size_bytes();
+            self.end_bytes.push_back(end_bytes);
         }
-        self.terms.append(entry.id);
-        let end_bytes = self.end_bytes() + entry.size_bytes();
-        self.slots.push_back(Slot { entry, end_bytes });
+        if !entries.is_empty() {
+            self.pieces.push_back(Piece { last, entries });
+        }
     }
 
     /// Lets entries leave memory that are committed and durable, oldest first, until the rest fits in `max_bytes`.
     pub fn evict(&mut self, max_bytes: u64) {
         let evictable = self.commit_index.min(self.durable_index());
-        while let Some(Slot { entry, end_bytes }) = self.slots.front()
-            && self.end_bytes() - self.before_bytes > max_bytes
-            && entry.id.index <= evictable
-        {
-            (self.before, self.before_bytes) = (entry.id, *end_bytes);
-            self.slots.pop_front();
+        while self.end_bytes() - self.before_bytes > max_bytes && self.before.index < evictable {
+            self.forget_first();
         }
+    }
+
+    /// Lets the first entry leave memory.
+    fn forget_first(&mut self) {
+        let piece = self.pieces.front_mut().expect("there are entries in memory");
+        self.before = piece.entries[0].id;
+        piece.entries.advance(1);
+        if piece.entries.is_empty() {
+            self.pieces.pop_front();
+        }
+        self.before_bytes = self.end_bytes.pop_front().expect("each entry has a size");
     }
 
     /// What a snapshot of the state at `index` includes, if the log knows.
@@ -170,14 +208,8 @@ impl Log {
         assert!(self.contains(last) && last.index <= self.commit_index, "only committed entries are compacted");
         self.terms.compact(last);
         self.memberships.compact(last.index);
-        while let Some(Slot { entry, end_bytes }) = self.slots.front()
-            && entry.id.index <= last.index
-        {
-            self.before_bytes = *end_bytes;
-            self.slots.pop_front();
-        }
-        if last.index > self.before.index {
-            self.before = last;
+        while self.before.index < last.index {
+            self.forget_first();
         }
     }
 
@@ -189,9 +221,7 @@ impl Log {
         let beyond = last.index.next();
         let truncated_from = (self.last().index >= beyond).then_some(beyond);
         self.durability.truncate(self.commit_index.next());
-        self.before_bytes = self.end_bytes();
-        self.slots.clear();
-        self.before = last;
+        self.clear(last);
         self.terms = Terms::after(last);
         self.memberships = MembershipStack::after(last.index, snapshot.membership.clone());
         self.commit_index = last.index;
@@ -202,7 +232,7 @@ impl Log {
     /// that differs (§5.3), so a late message can't undo a later one.
     ///
     /// Fails, changing nothing, with the committed entry that would have to go.
-    pub fn splice(&mut self, entries: Vec<Entry>) -> Result<Spliced, EntryId> {
+    pub fn splice(&mut self, entries: Entries) -> Result<Spliced, EntryId> {
         let known = entries.iter().take_while(|entry| self.contains(entry.id)).count();
         let Some(first_new) = entries.get(known).map(|entry| entry.id.index) else {
             return Ok(Spliced::default());
@@ -215,10 +245,9 @@ impl Log {
             }
             membership_changed = self.truncate(first_new);
         }
-        for entry in entries.into_iter().skip(known) {
-            membership_changed |= matches!(entry.payload, Payload::Membership(_));
-            self.append(entry);
-        }
+        let new = entries.slice(known..entries.len());
+        membership_changed |= new.iter().any(|entry| matches!(entry.payload, Payload::Membership(_)));
+        self.append(new);
         Ok(Spliced { truncated_from: conflict.map(|id| id.index), appended_from: Some(first_new), membership_changed })
     }
 
@@ -226,22 +255,38 @@ impl Log {
     fn truncate(&mut self, from: Index) -> bool {
         assert!(from > self.commit_index, "committed entries stay");
         let previous = from.prev();
+        let term = self.terms.at(previous).expect("what is committed stays");
         match self.position(from) {
-            Some(keep) => self.slots.truncate(keep),
-            None => {
-                let term = self.terms.at(previous).expect("what is committed stays");
-                self.before_bytes = self.end_bytes();
-                self.slots.clear();
-                self.before = EntryId::new(previous, term);
-            }
+            Some(keep) => self.truncate_pieces(keep, EntryId::new(previous, term)),
+            None => self.clear(EntryId::new(previous, term)),
         }
         self.terms.truncate(from);
         self.durability.truncate(from);
         self.memberships.truncate(from)
     }
 
+    /// Cuts off what follows the first `keep` entries in memory, the last of which is `last`.
+    fn truncate_pieces(&mut self, keep: usize, last: EntryId) {
+        self.end_bytes.truncate(keep);
+        while self.pieces.back().is_some_and(|piece| piece.first_index() > last.index) {
+            self.pieces.pop_back();
+        }
+        if let Some(piece) = self.pieces.back_mut() {
+            piece.entries.truncate(piece.position(last.index) + 1);
+            piece.last = last;
+        }
+    }
+
+    /// Cuts off all entries in memory: the next follows `before`.
+    fn clear(&mut self, before: EntryId) {
+        self.before_bytes = self.end_bytes();
+        self.before = before;
+        self.pieces.clear();
+        self.end_bytes.clear();
+    }
+
     /// The membership in force.
-    pub fn membership(&self) -> &Membership {
+    pub fn membership(&self) -> &Arc<Membership> {
         self.memberships.effective()
     }
 
@@ -251,7 +296,7 @@ impl Log {
     }
 
     /// The membership in force, and all that it may yet be rolled back to.
-    pub fn possible_memberships(&self) -> impl Iterator<Item = &Membership> {
+    pub fn possible_memberships(&self) -> impl Iterator<Item = &Arc<Membership>> {
         self.memberships.possible(self.commit_index)
     }
 
@@ -294,18 +339,29 @@ impl Log {
 
     /// The size of all entries.
     fn end_bytes(&self) -> u64 {
-        self.slots.back().map_or(self.before_bytes, |slot| slot.end_bytes)
+        self.end_bytes.back().copied().unwrap_or(self.before_bytes)
     }
 
     /// The size of all entries before the one at `index`, or before those in memory.
     fn end_bytes_before(&self, index: Index) -> u64 {
-        self.position(index.prev()).map_or(self.before_bytes, |position| self.slots[position].end_bytes)
+        self.position(index.prev()).map_or(self.before_bytes, |position| self.end_bytes[position])
     }
 
-    /// Where in `slots` the entry at `index` stands.
+    /// Where among the entries in memory that at `index` stands.
     fn position(&self, index: Index) -> Option<usize> {
         let position = index.0.checked_sub(self.before.index.0)?.checked_sub(1)?;
-        usize::try_from(position).ok().filter(|&position| position < self.slots.len())
+        usize::try_from(position).ok().filter(|&position| position < self.end_bytes.len())
+    }
+}
+
+impl Piece {
+    fn first_index(&self) -> Index {
+        Index(self.last.index.0 + 1 - self.entries.len() as u64)
+    }
+
+    /// Where the entry at `index`, which is not beyond this piece, stands in it.
+    fn position(&self, index: Index) -> usize {
+        (index.0 - self.first_index().0) as usize
     }
 }
 
@@ -355,7 +411,10 @@ mod tests {
     fn entry(id: EntryId) -> Entry {
         let number = id.index.0 * 31 + id.term.0;
         let payload = match number % 4 {
-            0 => Payload::Membership(Membership::of_voters(BTreeMap::from([(NodeId(number), Member::default())]))),
+            0 => {
+                let members = BTreeMap::from([(NodeId(number), Member::default())]);
+                Payload::Membership(Membership::of_voters(members).into())
+            }
             1 => Payload::Noop,
             _ => Payload::Command(Bytes::from(vec![0; number as usize % 50])),
         };
@@ -446,7 +505,7 @@ mod tests {
         }
 
         /// The membership in force among the first `end` entries.
-        fn membership(&self, end: usize) -> Membership {
+        fn membership(&self, end: usize) -> Arc<Membership> {
             let payload = |&(id, _): &(EntryId, u64)| match entry(id).payload {
                 Payload::Membership(membership) => Some(membership),
                 Payload::Noop | Payload::Command(_) => None,
@@ -455,7 +514,7 @@ mod tests {
         }
 
         /// The memberships from the committed one on.
-        fn possible_memberships(&self) -> Vec<Membership> {
+        fn possible_memberships(&self) -> Vec<Arc<Membership>> {
             let mut memberships = vec![self.membership(self.commit)];
             let later = self.entries[self.commit..].iter().map(|(id, _)| entry(*id).payload);
             memberships.extend(later.filter_map(|payload| match payload {
@@ -514,27 +573,28 @@ mod tests {
     /// What is in memory reads as what was stored, and only what is committed and durable can have left.
     fn assert_same_entries(log: &Log, all: &[Entry], from: Index, max_bytes: u64) {
         let rest = all.get((from.0 as usize).wrapping_sub(1)..).unwrap_or_default();
-        let Some(read) = log.entries(from, max_bytes) else {
+        let Some(read) = log.entries(from, Index::LAST, max_bytes) else {
             let kept = log.commit_index().min(log.durable_index()).max(log.base().index);
             return assert!(from <= kept, "{from} has left memory too early");
         };
-        assert_eq!(read, rest[..read.len()]);
+        assert_eq!(read[..], rest[..read.len()]);
         assert_eq!(read.is_empty(), rest.is_empty());
         assert!(read.is_empty() || log.holds_slice(from, &read));
         let bytes = |count: usize| rest[..count].iter().map(Entry::size_bytes).sum::<u64>();
         assert!(read.len() <= 1 || bytes(read.len()) <= max_bytes);
         assert!(read.len() == rest.len() || bytes(read.len() + 1) > max_bytes);
-        assert_eq!(log.range(from, log.last().index), rest);
+        assert_eq!(log.range(from, log.last().index)[..], *rest);
     }
 
     /// Lets entries leave memory: as many as must, and no more.
     fn evict(log: &mut Log, max_bytes: u64) {
-        let bytes = |log: &Log| log.slots.iter().map(|slot| slot.entry.size_bytes()).sum::<u64>();
-        let before = log.slots.len();
+        let in_memory = |log: &Log| log.range(log.before.index.next(), log.last().index);
+        let bytes = |log: &Log| in_memory(log).iter().map(Entry::size_bytes).sum::<u64>();
+        let before = in_memory(log).len();
         log.evict(max_bytes);
         let evictable = log.commit_index().min(log.durable_index());
-        assert!(bytes(log) <= max_bytes || log.slots[0].entry.id.index > evictable, "it goes as far as it may");
-        if log.slots.len() < before {
+        assert!(bytes(log) <= max_bytes || log.before.index >= evictable, "it goes as far as it may");
+        if in_memory(log).len() < before {
             assert!(bytes(log) + entry(log.before).size_bytes() > max_bytes, "it goes no further than it must");
         }
     }
@@ -592,7 +652,7 @@ mod tests {
                     5 => {
                         let last = twin.last();
                         let id = EntryId::new(last.index.next(), Term(last.term.0.max(1)));
-                        log.append(entry(id));
+                        log.append([entry(id)].into_iter().collect());
                         twin.append(id);
                     }
                     6 => {

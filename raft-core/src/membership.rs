@@ -2,6 +2,7 @@
 
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::string::String;
+use alloc::sync::Arc;
 use alloc::vec;
 use alloc::vec::Vec;
 
@@ -295,14 +296,14 @@ pub enum ChangeError {
 /// The memberships that the log holds, oldest first. The last is in force, committed or not; it goes when its entry is cut off.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct MembershipStack {
-    entries: Vec<(Index, Membership)>,
+    entries: Vec<(Index, Arc<Membership>)>,
     /// In force where the log holds none: nobody belongs to the cluster.
-    none: Membership,
+    none: Arc<Membership>,
 }
 
 impl MembershipStack {
     /// The membership in force.
-    pub fn effective(&self) -> &Membership {
+    pub fn effective(&self) -> &Arc<Membership> {
         self.entries.last().map_or(&self.none, |(_, membership)| membership)
     }
 
@@ -312,8 +313,8 @@ impl MembershipStack {
     }
 
     /// The membership of a log that begins after the entry at `index`, where `membership` was in force.
-    pub fn after(index: Index, membership: Membership) -> Self {
-        Self { entries: vec![(index, membership)], none: Membership::default() }
+    pub fn after(index: Index, membership: Arc<Membership>) -> Self {
+        Self { entries: vec![(index, membership)], none: Arc::default() }
     }
 
     /// Forgets the memberships that are superseded at `index`.
@@ -323,18 +324,18 @@ impl MembershipStack {
     }
 
     /// The membership in force at `commit`, which can't be rolled back.
-    pub fn committed(&self, commit: Index) -> &Membership {
+    pub fn committed(&self, commit: Index) -> &Arc<Membership> {
         self.entries.iter().rev().find(|(index, _)| *index <= commit).map_or(&self.none, |(_, membership)| membership)
     }
 
     /// All memberships that may be the committed one, where entries up to `commit` are known to be committed.
-    pub fn possible(&self, commit: Index) -> impl Iterator<Item = &Membership> {
+    pub fn possible(&self, commit: Index) -> impl Iterator<Item = &Arc<Membership>> {
         let later = self.entries.partition_point(|(index, _)| *index <= commit);
         self.entries[later.saturating_sub(1)..].iter().map(|(_, membership)| membership)
     }
 
     /// Puts the membership of the entry at `index` in force.
-    pub fn push(&mut self, index: Index, membership: Membership) {
+    pub fn push(&mut self, index: Index, membership: Arc<Membership>) {
         assert!(self.entries.last().is_none_or(|(last, _)| *last < index), "memberships follow each other in the log");
         self.entries.push((index, membership));
     }
@@ -359,26 +360,26 @@ mod tests {
     #[test]
     fn memberships_roll_back_with_their_entries() {
         let mut stack = MembershipStack::default();
-        assert_eq!(*stack.effective(), Membership::default(), "nobody belongs to the cluster yet");
-        stack.push(Index(1), of(&[1]));
-        stack.push(Index(4), of(&[1, 2]));
-        assert_eq!(*stack.effective(), of(&[1, 2]), "in force once appended");
+        assert_eq!(**stack.effective(), Membership::default(), "nobody belongs to the cluster yet");
+        stack.push(Index(1), of(&[1]).into());
+        stack.push(Index(4), of(&[1, 2]).into());
+        assert_eq!(**stack.effective(), of(&[1, 2]), "in force once appended");
         assert!(!stack.truncate(Index(5)), "entry 4 stays");
         assert!(stack.truncate(Index(4)));
-        assert_eq!(*stack.effective(), of(&[1]));
+        assert_eq!(**stack.effective(), of(&[1]));
         assert!(stack.truncate(Index(1)));
-        assert_eq!(*stack.effective(), Membership::default());
+        assert_eq!(**stack.effective(), Membership::default());
     }
 
     #[test]
     fn the_committed_membership_is_the_last_at_or_before_the_commit_index() {
         let mut stack = MembershipStack::default();
-        stack.push(Index(2), of(&[1]));
-        stack.push(Index(4), of(&[1, 2]));
+        stack.push(Index(2), of(&[1]).into());
+        stack.push(Index(4), of(&[1, 2]).into());
         for (commit, expected) in
             [(0, of(&[])), (1, of(&[])), (2, of(&[1])), (3, of(&[1])), (4, of(&[1, 2])), (9, of(&[1, 2]))]
         {
-            assert_eq!(*stack.committed(Index(commit)), expected, "at {commit}");
+            assert_eq!(**stack.committed(Index(commit)), expected, "at {commit}");
         }
     }
 

@@ -1,8 +1,7 @@
 //! What nodes say to each other. Data without behaviour.
 
-use alloc::vec::Vec;
-
-use crate::types::{Entry, EntryId, Index, NodeId, ReadToken, Round, Snapshot, Term};
+use crate::entries::Entries;
+use crate::types::{EntryId, Index, NodeId, ReadToken, Round, Snapshot, Term};
 
 /// A message with its addressee and its sender's term.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -82,7 +81,7 @@ pub struct AppendEntries {
     /// The entry just before `entries`, which the follower must have.
     pub prev: EntryId,
     /// Entries to store, contiguous from `prev`.
-    pub entries: Vec<Entry>,
+    pub entries: Entries,
     /// The leader's commit index.
     pub commit: Index,
     /// The leader's latest round of confirming its leadership.

@@ -5,6 +5,7 @@ use core::cmp::Ordering;
 
 use crate::config::{Config, ConfigError};
 use crate::effect::{Effect, Malformed, Refusal, RoleKind, Violation};
+use crate::entries::Entries;
 use crate::input::Input;
 use crate::log::Log;
 use crate::message::{Envelope, Message};
@@ -240,10 +241,10 @@ impl Node {
 
     /// Entries were read back: for the state machine, or for followers.
     fn loaded(&mut self, from: Index, entries: Option<Vec<Entry>>) {
-        let entries = entries.filter(|entries| self.replica.log().holds_slice(from, entries));
-        self.replica.loaded(from, entries.as_deref());
+        let entries = entries.filter(|entries| self.replica.log().holds_slice(from, entries)).map(Entries::from);
+        self.replica.loaded(from, entries.clone());
         if let Role::Leader(leader) = &mut self.role {
-            leader.loaded(&mut self.replica, from, entries.as_deref());
+            leader.loaded(&mut self.replica, from, entries.as_ref());
         }
     }
 

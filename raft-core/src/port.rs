@@ -32,14 +32,14 @@ pub struct OlderEntries {
     /// The first of them, and each whose term is above its predecessor's.
     pub terms: Vec<EntryId>,
     /// The memberships among them, with their indexes.
-    pub memberships: Vec<(Index, Membership)>,
+    pub memberships: Vec<(Index, Arc<Membership>)>,
 }
 
 impl Stored {
     /// What each node of a new cluster stores before its first start: `membership` as the first entry. All who begin together begin alike.
     pub fn first(membership: Membership) -> Self {
         let term = Term(1);
-        let entry = Entry { id: EntryId::new(Index(1), term), payload: Payload::Membership(membership) };
+        let entry = Entry { id: EntryId::new(Index(1), term), payload: Payload::Membership(Arc::new(membership)) };
         Self { hard_state: HardState { term, vote: None }, entries: vec![entry], ..Self::default() }
     }
 

@@ -2,10 +2,12 @@
 
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
+use bytes::Bytes;
 use core::mem;
 
 use crate::config::Config;
 use crate::effect::{Effect, Malformed, Persist, Violation};
+use crate::entries::Entries;
 use crate::log::Log;
 use crate::membership::Membership;
 use crate::message::{AppendEntriesReply, AppendResult, Envelope, Message};
@@ -74,7 +76,7 @@ enum Reload {
     /// They could not be read. It is tried again with the next tick.
     Failed,
     /// They are here.
-    Here(Vec<Entry>),
+    Here(Entries),
 }
 
 impl Unwritten {
@@ -289,18 +291,29 @@ impl Replica {
 
     /// Appends an entry of this node's term, as its leader. Returns its id.
     pub fn append(&mut self, payload: Payload) -> EntryId {
-        let id = EntryId::new(self.log.last().index.next(), self.term());
-        self.unwritten.append_from(Some(id.index));
         let is_membership = matches!(payload, Payload::Membership(_));
-        self.log.append(Entry { id, payload });
+        let id = self.append_all([payload]);
         if is_membership {
             self.announce_membership();
         }
         id
     }
 
+    /// Appends commands of this node's term, at least one, as its leader. Returns the id of the first.
+    pub fn append_commands(&mut self, commands: Vec<Bytes>) -> EntryId {
+        self.append_all(commands.into_iter().map(Payload::Command))
+    }
+
+    fn append_all(&mut self, payloads: impl IntoIterator<Item = Payload>) -> EntryId {
+        let first = EntryId::new(self.log.last().index.next(), self.term());
+        self.unwritten.append_from(Some(first.index));
+        let entry = |(index, payload)| Entry { id: EntryId::new(Index(index), first.term), payload };
+        self.log.append((first.index.0..).zip(payloads).map(entry).collect());
+        first
+    }
+
     /// Makes the log hold a leader's entries, as [`Log::splice`].
-    pub fn splice(&mut self, entries: Vec<Entry>) -> Result<(), EntryId> {
+    pub fn splice(&mut self, entries: Entries) -> Result<(), EntryId> {
         let spliced = self.log.splice(entries)?;
         self.unwritten.truncate_from(spliced.truncated_from);
         self.unwritten.append_from(spliced.appended_from);
@@ -379,12 +392,12 @@ impl Replica {
     }
 
     /// Takes entries that were read back, if they are the next to apply.
-    pub fn loaded(&mut self, from: Index, entries: Option<&[Entry]>) {
+    pub fn loaded(&mut self, from: Index, entries: Option<Entries>) {
         if self.reload != Reload::Asked(from) {
             return;
         }
         self.reload = match entries {
-            Some(entries) => Reload::Here(entries.to_vec()),
+            Some(entries) => Reload::Here(entries),
             None => Reload::Failed,
         };
     }
@@ -453,17 +466,15 @@ impl Replica {
 
     /// Everything that the step has brought about: one write for all that has changed, and what has become ready to apply.
     pub fn take_effects(&mut self) -> Vec<Effect> {
-        let mut effects = mem::take(&mut self.notices);
-        if !self.halted {
-            effects.extend(self.take_persist().map(Effect::Persist));
+        if self.halted {
+            return self.notices.drain(..).chain(self.orders.drain(..)).collect();
         }
-        effects.append(&mut self.orders);
-        if !self.halted {
-            self.take_install(&mut effects);
-            effects.extend(self.take_apply());
-            self.log.evict(self.config.max_cached_bytes);
-        }
-        effects
+        let persist = self.take_persist().map(Effect::Persist);
+        let install = self.take_install().map(Effect::InstallSnapshot);
+        let apply = self.take_apply();
+        self.log.evict(self.config.max_cached_bytes);
+        let (notices, orders) = (mem::take(&mut self.notices), self.orders.drain(..));
+        notices.into_iter().chain(persist).chain(orders).chain(install).chain(apply).collect()
     }
 
     fn take_persist(&mut self) -> Option<Persist> {
@@ -489,13 +500,12 @@ impl Replica {
     }
 
     /// A snapshot replaces the state once the log rests on it, durably.
-    fn take_install(&mut self, effects: &mut Vec<Effect>) {
-        let is_durable = |snapshot: &Snapshot| snapshot.last.index <= self.log.durable_index();
-        if let Some(snapshot) = self.installing.take_if(|snapshot| is_durable(snapshot)) {
-            self.applying_index = snapshot.last.index;
-            self.applying.push_back((snapshot.last.index, 0));
-            effects.push(Effect::InstallSnapshot(snapshot));
-        }
+    fn take_install(&mut self) -> Option<Snapshot> {
+        let durable_index = self.log.durable_index();
+        let snapshot = self.installing.take_if(|snapshot| snapshot.last.index <= durable_index)?;
+        self.applying_index = snapshot.last.index;
+        self.applying.push_back((snapshot.last.index, 0));
+        Some(snapshot)
     }
 
     /// Entries are applied once they are committed and durable here, so that a state is never ahead of its own log; and not many ahead of what the
@@ -507,9 +517,9 @@ impl Replica {
         }
         let from = self.applying_index.next();
         let max_bytes = self.config.max_applying_bytes.checked_sub(self.applying_bytes)?;
-        let mut entries = match mem::take(&mut self.reload) {
+        let entries = match mem::take(&mut self.reload) {
             Reload::Here(entries) => entries,
-            Reload::Idle => match self.log.entries(from, max_bytes) {
+            Reload::Idle => match self.log.entries(from, ready, max_bytes) {
                 Some(entries) => entries,
                 None => {
                     self.reload = Reload::Asked(from);
@@ -521,7 +531,7 @@ impl Replica {
                 return None;
             }
         };
-        entries.retain(|entry| entry.id.index <= ready);
+        let entries = entries.slice(0..entries.partition_point(|entry| entry.id.index <= ready));
         let bytes = entries.iter().map(Entry::size_bytes).sum();
         self.applying_index = entries.last()?.id.index;
         self.applying_bytes += bytes;

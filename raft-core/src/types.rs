@@ -1,5 +1,6 @@
 //! The numbers and records that everything else speaks of.
 
+use alloc::sync::Arc;
 use bytes::Bytes;
 
 use crate::membership::Membership;
@@ -25,8 +26,8 @@ pub enum Payload {
     Noop,
     /// A command for the state machine. The core does not look inside.
     Command(Bytes),
-    /// A membership, in force from the moment it is appended (§6).
-    Membership(Membership),
+    /// A membership, in force from the moment it is appended (§6). Shared, for commands are what logs are full of, and should not pay for its size.
+    Membership(Arc<Membership>),
 }
 
 impl Entry {
@@ -49,7 +50,7 @@ pub struct Snapshot {
     /// The last entry that the state includes; zero for an empty state.
     pub last: EntryId,
     /// The membership at `last`: that of the last membership entry at or before it.
-    pub membership: Membership,
+    pub membership: Arc<Membership>,
 }
 
 /// What must survive a restart besides the log (Figure 2, "persistent state").

@@ -12,7 +12,7 @@ use raft_core::types::{EntryId, HardState, Index, NodeId, Snapshot, Term, WriteI
 /// A log that begins after this entry, and goes on with entries of these terms.
 fn after(last: EntryId, terms: &[u64], term: u64) -> Stored {
     let entries = (last.index.0 + 1..).zip(terms).map(|(index, &term)| common::command(index, term)).collect();
-    let snapshot = Snapshot { last, membership: voters(1..=3) };
+    let snapshot = Snapshot { last, membership: voters(1..=3).into() };
     Stored { hard_state: HardState { term: Term(term), vote: None }, snapshot, entries, ..Stored::default() }
 }
 
@@ -22,7 +22,7 @@ fn with_older(stored: Stored, terms: &[EntryId], last: u64) -> Stored {
 }
 
 fn with_memberships(stored: Stored, indexes: &[u64]) -> Stored {
-    let memberships = indexes.iter().map(|&index| (Index(index), voters(1..=2))).collect();
+    let memberships = indexes.iter().map(|&index| (Index(index), voters(1..=2).into())).collect();
     Stored { older: OlderEntries { memberships, ..stored.older }, ..stored }
 }
 
@@ -131,7 +131,7 @@ fn a_refusal_says_what_to_look_at() {
 /// What a log store does with a write, in memory.
 #[test]
 fn a_write_is_carried_out_in_order() {
-    let snapshot = |last| Some(Snapshot { last, membership: voters(1..=2) });
+    let snapshot = |last| Some(Snapshot { last, membership: voters(1..=2).into() });
     let mut log = stored(3, &[1, 1, 2, 2]);
     log.carry_out(&Persist { id: WriteId(1), compact: snapshot(id(2, 1)), ..Persist::default() });
     assert_eq!((log.snapshot.last, log.entries.len(), log.last()), (id(2, 1), 2, id(4, 2)));
@@ -139,7 +139,7 @@ fn a_write_is_carried_out_in_order() {
         id: WriteId(2),
         hard_state: Some(HardState { term: Term(3), vote: None }),
         truncate_from: Some(Index(4)),
-        entries: vec![common::command(4, 3)],
+        entries: vec![common::command(4, 3)].into(),
         ..Persist::default()
     });
     assert_eq!((log.hard_state.term, log.last(), log.entries.len()), (Term(3), id(4, 3), 2));
@@ -151,8 +151,8 @@ fn a_write_is_carried_out_in_order() {
         ..Persist::default()
     });
     assert_eq!((log.snapshot.last, log.entries.len(), log.last()), (id(3, 3), 0, id(3, 3)));
-    assert_eq!(log.snapshot.membership, voters(1..=2));
-    log.carry_out(&Persist { id: WriteId(4), entries: vec![common::command(4, 3)], ..Persist::default() });
+    assert_eq!(*log.snapshot.membership, voters(1..=2));
+    log.carry_out(&Persist { id: WriteId(4), entries: vec![common::command(4, 3)].into(), ..Persist::default() });
     assert_eq!(log.last(), id(4, 3));
     start(&log, id(3, 3)).expect("what was written fits together");
 }

@@ -167,7 +167,7 @@ impl Draw<'_> {
     }
 
     fn loaded(&mut self) -> Result<Vec<Entry>, LoadFailed> {
-        if self.random.percent(30) { Err(LoadFailed) } else { Ok(self.append().entries) }
+        if self.random.percent(30) { Err(LoadFailed) } else { Ok(self.append().entries.to_vec()) }
     }
 
     fn change(&mut self) -> Input {
@@ -296,7 +296,7 @@ impl Draw<'_> {
     fn install(&mut self) -> InstallSnapshot {
         let ahead = self.status.last_index.plus(self.random.between(0..4));
         let last = if self.random.percent(60) { EntryId::new(ahead, self.status.term) } else { self.id() };
-        let snapshot = Snapshot { last, membership: draw_membership(self.random) };
+        let snapshot = Snapshot { last, membership: draw_membership(self.random).into() };
         InstallSnapshot { snapshot, round: Round(self.number()) }
     }
 
@@ -331,7 +331,7 @@ impl Draw<'_> {
 
 fn draw_payload(random: &mut Random) -> Payload {
     match random.below(4) {
-        0 => Payload::Membership(draw_membership(random)),
+        0 => Payload::Membership(draw_membership(random).into()),
         1 => Payload::Noop,
         size => Payload::Command(Bytes::from(vec![b'x'; (size - 2) * 100])),
     }
@@ -363,7 +363,8 @@ fn draw_stored(random: &mut Random) -> Stored {
     let entries: Vec<Entry> = (1..=random.between(0..6))
         .map(|index| {
             term = Term(term.0 + random.between(0..2));
-            let payload = if index == 1 { Payload::Membership(draw_membership(random)) } else { draw_payload(random) };
+            let payload =
+                if index == 1 { Payload::Membership(draw_membership(random).into()) } else { draw_payload(random) };
             Entry { id: EntryId::new(Index(index), term), payload }
         })
         .collect();
@@ -379,7 +380,7 @@ fn compacted(stored: Stored, random: &mut Random) -> Stored {
     let Some(last) = entries.last().map(|entry| entry.id) else {
         return Stored { entries: rest, ..stored };
     };
-    Stored { snapshot: Snapshot { last, membership: draw_membership(random) }, entries: rest, ..stored }
+    Stored { snapshot: Snapshot { last, membership: draw_membership(random).into() }, entries: rest, ..stored }
 }
 
 /// Any settings that are in their ranges.
@@ -485,7 +486,7 @@ fn entries_that_repeat_a_position_are_no_continuation() {
         (first, vec![EntryId::new(Index(1), Term(1)), EntryId::new(Index(2), Term(1))], true),
         (EntryId::new(Index(u64::MAX - 1), Term(1)), vec![last], true),
     ] {
-        let entries: Vec<Entry> = ids.iter().map(|&id| Entry { id, payload: Payload::Noop }).collect();
+        let entries = ids.iter().map(|&id| Entry { id, payload: Payload::Noop }).collect();
         let append = AppendEntries { prev, entries, commit: Index(1), round: Round(0) };
         assert_eq!(append.is_continuous(Term(1)), is_continuous, "{ids:?} after {prev}");
     }

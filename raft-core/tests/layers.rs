@@ -13,7 +13,8 @@ const LAYERS: &[&[&str]] = &[
     &["quorum"],
     &["membership"],
     &["types"],
-    &["config", "message"],
+    &["config", "entries"],
+    &["message"],
     &["effect", "input"],
     &["port", "status"],
     // This node, whatever its role.

@@ -105,7 +105,7 @@ fn state_voted_for_is_durable_before_the_response() {
 fn state_log_is_durable_before_the_response() {
     let mut n1 = Subject::start(stored(3, &[1]));
     let effects = n1.step(receive(2, 1, append(id(1, 1), &[1, 1], 0)));
-    assert_eq!(writes(&effects)[0].entries, [command(2, 1), command(3, 1)]);
+    assert_eq!(writes(&effects)[0].entries[..], [command(2, 1), command(3, 1)]);
     assert_eq!(results(&effects), [], "the entries could still be lost");
     assert_eq!(results(&n1.confirm()), [has_matched(3)]);
 }
@@ -198,7 +198,7 @@ fn append_entries_3_deletes_what_conflicts_and_all_that_follows() {
     let mut n1 = Subject::start(stored(3, &[1, 1, 2, 2, 2]));
     let effects = n1.receive(2, 3, append(id(2, 1), &[3], 0));
     assert_eq!(writes(&effects)[0].truncate_from, Some(Index(3)), "truncation and append are one write");
-    assert_eq!(writes(&effects)[0].entries, [command(3, 3)]);
+    assert_eq!(writes(&effects)[0].entries[..], [command(3, 3)]);
     assert_eq!(results(&effects), [has_matched(3)]);
     assert_eq!(n1.status().last_index, Index(3));
 }

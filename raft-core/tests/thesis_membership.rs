@@ -60,8 +60,8 @@ fn follower(before: Membership, after: Membership) -> Subject {
 
 /// A request to store a membership after `prev`, in the same term.
 fn configuration(prev: EntryId, membership: Membership, commit: u64) -> Message {
-    let entry = Entry { id: id(prev.index.0 + 1, prev.term.0), payload: Payload::Membership(membership) };
-    Message::AppendEntries(AppendEntries { prev, entries: vec![entry], commit: Index(commit), round: Round(0) })
+    let entry = Entry { id: id(prev.index.0 + 1, prev.term.0), payload: Payload::Membership(membership.into()) };
+    Message::AppendEntries(AppendEntries { prev, entries: vec![entry].into(), commit: Index(commit), round: Round(0) })
 }
 
 fn change(n1: &mut Subject, changes: &[Change]) -> Vec<Effect> {
@@ -214,7 +214,7 @@ fn section_4_1_a_configuration_goes_with_its_entry() {
 #[test]
 fn section_4_1_a_configuration_survives_a_restart() {
     let mut stored = Stored::first(of(&[1, 2], &[]));
-    stored.entries.push(Entry { id: id(2, 1), payload: Payload::Membership(of(&[1], &[])) });
+    stored.entries.push(Entry { id: id(2, 1), payload: Payload::Membership(of(&[1], &[]).into()) });
     let mut n1 = Subject::with(raft_core::config::Config::new(ME), stored, id(1, 1));
     assert_eq!((n1.status().membership, commit(&n1)), (of(&[1], &[]), 1));
     n1.tick(2 * TIMEOUT);
@@ -482,7 +482,9 @@ fn section_4_3_voters_of_either_configuration_stand() {
 #[test]
 fn section_4_3_a_joint_configuration_is_left_once_committed() {
     let mut stored = Stored::first(of(&[1, 2, 3], &[]));
-    stored.entries.push(Entry { id: id(2, 1), payload: Payload::Membership(joint(&[1, 4, 5], &[1, 2, 3], &[])) });
+    stored
+        .entries
+        .push(Entry { id: id(2, 1), payload: Payload::Membership(joint(&[1, 4, 5], &[1, 2, 3], &[]).into()) });
     let mut n1 = Subject::start(stored);
     n1.await_timeout();
     for (from, vote) in [(2, 1), (4, 1)] {
@@ -534,7 +536,7 @@ fn section_4_3_a_joint_configuration_that_stays_is_left_when_told() {
 #[test]
 fn section_4_3_a_joint_configuration_survives_a_restart() {
     let mut stored = Stored::first(of(&[1, 2, 3], &[]));
-    stored.entries.push(Entry { id: id(2, 1), payload: Payload::Membership(joint(&[1], &[1, 2, 3], &[])) });
+    stored.entries.push(Entry { id: id(2, 1), payload: Payload::Membership(joint(&[1], &[1, 2, 3], &[]).into()) });
     let mut n1 = Subject::start(stored);
     n1.tick(2 * TIMEOUT);
     assert_eq!(role(&n1), RoleKind::PreCandidate, "alone it is a majority of the new configuration only");

@@ -323,7 +323,7 @@ impl SqliteLog {
         self.find_terms(middle, high, terms)
     }
 
-    fn memberships(&self, last: Index) -> Result<Vec<(Index, Membership)>, Error> {
+    fn memberships(&self, last: Index) -> Result<Vec<(Index, Arc<Membership>)>, Error> {
         // By an index of its own, which must not be missed.
         let sql = "SELECT idx, term, kind, payload, checksum FROM entries INDEXED BY memberships
                    WHERE kind = 2 AND idx > ?1 ORDER BY idx";
@@ -467,7 +467,7 @@ fn read_beginning(connection: &Connection, path: &Path) -> Result<Beginning, Err
         let what = format!("the checksum of the snapshot it begins after, {last}, is wrong");
         return Err(Error::DamagedFile { path: path.to_owned(), what });
     }
-    let membership = codec::decode_membership(&membership)?;
+    let membership = codec::decode_membership(&membership)?.into();
     Ok(Beginning { snapshot: Snapshot { last, membership }, must_install })
 }
 
@@ -528,7 +528,8 @@ fn decode(stored: &StoredEntry) -> Result<Entry, Error> {
         COMMAND => Payload::Command(payload.clone()),
         MEMBERSHIP => Payload::Membership(
             codec::decode_membership(payload)
-                .map_err(|error| Error::Undecodable { what: "an entry", why: format!("in entry {id}, {error}") })?,
+                .map_err(|error| Error::Undecodable { what: "an entry", why: format!("in entry {id}, {error}") })?
+                .into(),
         ),
         // Never skipped: what a newer version stored may matter for safety.
         unknown => {

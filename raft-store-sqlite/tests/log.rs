@@ -31,7 +31,7 @@ fn what_is_written_is_read_again_after_a_restart() {
     let folder = tempfile::tempdir().unwrap();
     let mut log = new_log(folder.path());
     let entries = vec![
-        entry(1, Payload::Membership(membership())),
+        entry(1, Payload::Membership(membership().into())),
         entry(2, Payload::Noop),
         blob(3, 2, "set x=1"),
         blob(4, 2, ""),
@@ -63,7 +63,7 @@ fn truncation_drops_the_end_and_new_entries_take_its_place() {
     let folder = tempfile::tempdir().unwrap();
     let mut log = new_log(folder.path());
     let replacement =
-        Persist { truncate_from: Some(Index(2)), entries: vec![blob(2, 3, "other")], ..Persist::default() };
+        Persist { truncate_from: Some(Index(2)), entries: vec![blob(2, 3, "other")].into(), ..Persist::default() };
     log.write(&[append(three()), replacement]).unwrap();
     let expected = vec![blob(1, 1, "one"), blob(2, 3, "other")];
     assert_eq!(log.load().unwrap().entries, expected);
@@ -205,7 +205,7 @@ fn a_torn_write_leaves_whole_batches() {
         vec![Persist {
             hard_state: Some(HardState { term: Term(2), vote: Some(NodeId(1)) }),
             truncate_from: Some(Index(2)),
-            entries: vec![blob(2, 2, &large), blob(3, 2, "other")],
+            entries: vec![blob(2, 2, &large), blob(3, 2, "other")].into(),
             ..Persist::default()
         }],
     ];
@@ -223,7 +223,7 @@ fn a_torn_write_leaves_whole_batches() {
 }
 
 fn compact(last: Entry) -> Persist {
-    let snapshot = Snapshot { last: last.id, membership: membership() };
+    let snapshot = Snapshot { last: last.id, membership: membership().into() };
     Persist { compact: Some(snapshot), ..Persist::default() }
 }
 
@@ -261,8 +261,9 @@ fn an_installed_snapshot_may_be_beyond_the_end() {
     let mut log = new_log(folder.path());
     log.write(&[append(three())]).unwrap();
     let last = EntryId::new(Index(10), Term(4));
-    let snapshot = Snapshot { last, membership: membership() };
-    let write = Persist { install: Some(snapshot.clone()), entries: vec![blob(11, 4, "next")], ..Persist::default() };
+    let snapshot = Snapshot { last, membership: membership().into() };
+    let entries = vec![blob(11, 4, "next")].into();
+    let write = Persist { install: Some(snapshot.clone()), entries, ..Persist::default() };
     log.write(&[write]).unwrap();
     let expected = Stored { snapshot, entries: vec![blob(11, 4, "next")], ..Stored::default() };
     assert_eq!(log.load().unwrap(), expected);
@@ -289,7 +290,7 @@ fn damage_to_the_snapshot_that_a_log_begins_after_is_found() {
 fn a_log_of_the_first_format_is_brought_up_to_date() {
     let folder = tempfile::tempdir().unwrap();
     let mut log = new_log(folder.path());
-    let entries = vec![entry(1, Payload::Membership(membership())), blob(2, 2, "two")];
+    let entries = vec![entry(1, Payload::Membership(membership().into())), blob(2, 2, "two")];
     log.write(&[append(entries)]).unwrap();
     let (whole, told) = (log.load().unwrap(), told_without(&mut log));
     drop(log);
@@ -328,7 +329,7 @@ fn older_of(entries: &[Entry]) -> OlderEntries {
 fn terms_and_memberships_roll_back_with_their_entries() {
     let folder = tempfile::tempdir().unwrap();
     let mut log = new_log(folder.path());
-    let mut entries = vec![blob(1, 1, "one"), blob(2, 3, "two"), entry(3, Payload::Membership(membership()))];
+    let mut entries = vec![blob(1, 1, "one"), blob(2, 3, "two"), entry(3, Payload::Membership(membership().into()))];
     entries[2].id.term = Term(3);
     entries.push(blob(4, 7, "four"));
     log.write(&[append(entries.clone())]).unwrap();
@@ -349,8 +350,12 @@ fn damage_among_the_entries_that_are_not_handed_over_is_found_where_they_are_loo
     ] {
         let folder = tempfile::tempdir().unwrap();
         let mut log = new_log(folder.path());
-        log.write(&[append(vec![blob(1, 1, "one"), entry(2, Payload::Membership(membership())), blob(3, 1, "three")])])
-            .unwrap();
+        log.write(&[append(vec![
+            blob(1, 1, "one"),
+            entry(2, Payload::Membership(membership().into())),
+            blob(3, 1, "three"),
+        ])])
+        .unwrap();
         drop(log);
         Connection::open(log_path(folder.path(), NodeId(1))).unwrap().execute_batch(sql).unwrap();
         let mut log = open(folder.path()).unwrap().log;
@@ -468,11 +473,12 @@ fn write_of(order: &Order, twin: &Stored) -> Option<Persist> {
     match order {
         Order::Append(payloads, terms) => {
             let term = Term(last.term.0.max(1) + terms);
-            for (n, payload) in (1..).zip(payloads) {
-                let payload =
-                    payload.clone().map_or(Payload::Membership(membership()), |text| Payload::Command(text.into()));
-                write.entries.push(Entry { id: EntryId::new(last.index.plus(n), term), payload });
-            }
+            let entry = |(n, text): (u64, &Option<String>)| {
+                let membership = || Payload::Membership(membership().into());
+                let payload = text.clone().map_or_else(membership, |text| Payload::Command(text.into()));
+                Entry { id: EntryId::new(last.index.plus(n), term), payload }
+            };
+            write.entries = (1..).zip(payloads).map(entry).collect();
         }
         Order::Truncate(nth) => write.truncate_from = Some(twin.entries.get(*nth)?.id.index),
         Order::HardState(terms, vote) => {
@@ -484,7 +490,7 @@ fn write_of(order: &Order, twin: &Stored) -> Option<Persist> {
             let last = EntryId::new(twin.snapshot.last.index.plus(*ahead), Term(last.term.0 + terms));
             // Entries after it of a lower term would not be those of its log.
             write.truncate_from = twin.entries.iter().map(|entry| entry.id.index).find(|index| *index > last.index);
-            write.install = Some(Snapshot { last, membership: membership() });
+            write.install = Some(Snapshot { last, membership: membership().into() });
         }
         Order::Reopen => return None,
     }

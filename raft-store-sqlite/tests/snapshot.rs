@@ -44,7 +44,7 @@ fn last(store: &Store) -> EntryId {
 }
 
 fn snapshot(last: EntryId) -> Snapshot {
-    Snapshot { last, membership: membership() }
+    Snapshot { last, membership: membership().into() }
 }
 
 fn all_of(capture: &mut dyn Capture) -> Vec<u8> {

@@ -79,7 +79,7 @@ fn reading_a_key_by_sql_uses_its_index() {
 fn only_commands_are_answered_and_every_entry_counts_as_applied() {
     let mut store = Store::new();
     let entries = [
-        entry(1, Payload::Membership(membership())),
+        entry(1, Payload::Membership(membership().into())),
         entry(2, Payload::Noop),
         entry(3, Payload::Command(command(put("a", "1")).encode())),
         entry(4, Payload::Noop),

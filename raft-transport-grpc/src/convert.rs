@@ -1,6 +1,7 @@
 //! Between the wire's messages and the core's. To the wire always succeeds; from the wire may fail, and never panics.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use raft_core::membership::Membership;
@@ -185,7 +186,7 @@ pub fn append_entries_to_wire(term: Term, append: AppendEntries) -> wire::Append
     wire::AppendEntriesRequest {
         term: term.0,
         prev: Some(entry_id_to_wire(prev)),
-        entries: entries.into_iter().map(entry_to_wire).collect(),
+        entries: entries.iter().cloned().map(entry_to_wire).collect(),
         commit: commit.0,
         round: round.0,
     }
@@ -295,7 +296,7 @@ pub fn read_reply_from_wire(asked: ReadToken, reply: wire::ReadIndexReply) -> Re
 pub fn snapshot_to_wire(snapshot: Snapshot) -> wire::Snapshot {
     wire::Snapshot {
         last: Some(entry_id_to_wire(snapshot.last)),
-        membership: Some(membership_to_wire(snapshot.membership)),
+        membership: Some(membership_to_wire(Arc::unwrap_or_clone(snapshot.membership))),
     }
 }
 
@@ -306,7 +307,7 @@ pub fn snapshot_from_wire(snapshot: wire::Snapshot) -> Result<Snapshot, Malforme
         return Err(Malformed::EmptySnapshot);
     }
     let membership = snapshot.membership.ok_or(Malformed::Missing("snapshot.membership"))?;
-    Ok(Snapshot { last, membership: membership_from_wire(membership)? })
+    Ok(Snapshot { last, membership: membership_from_wire(membership)?.into() })
 }
 
 /// A membership for the wire.
@@ -396,7 +397,7 @@ fn entry_to_wire(entry: Entry) -> wire::Entry {
     let payload = match entry.payload {
         Payload::Noop => Wire::Noop(wire::Noop {}),
         Payload::Command(command) => Wire::Command(command),
-        Payload::Membership(membership) => Wire::Membership(membership_to_wire(membership)),
+        Payload::Membership(membership) => Wire::Membership(membership_to_wire(Arc::unwrap_or_clone(membership))),
     };
     wire::Entry { term: entry.id.term.0, payload: Some(payload) }
 }
@@ -406,7 +407,7 @@ fn entry_from_wire(index: Index, entry: wire::Entry) -> Result<Entry, Malformed>
     let payload = match entry.payload.ok_or(Malformed::UnknownPayload(index))? {
         Wire::Noop(wire::Noop {}) => Payload::Noop,
         Wire::Command(command) => Payload::Command(command),
-        Wire::Membership(membership) => Payload::Membership(membership_from_wire(membership)?),
+        Wire::Membership(membership) => Payload::Membership(membership_from_wire(membership)?.into()),
     };
     Ok(Entry { id: EntryId::new(index, Term(entry.term)), payload })
 }

@@ -51,7 +51,7 @@ fn payload() -> impl Strategy<Value = Payload> {
     prop_oneof![
         Just(Payload::Noop),
         vec(any::<u8>(), 0..40).prop_map(|command| Payload::Command(command.into())),
-        membership().prop_map(Payload::Membership),
+        membership().prop_map(|membership| Payload::Membership(membership.into())),
     ]
 }
 
@@ -133,7 +133,7 @@ proptest! {
         membership in membership(),
     ) {
         last.index = last.index.max(Index(1));
-        let install = InstallSnapshot { snapshot: Snapshot { last, membership }, round: Round(round) };
+        let install = InstallSnapshot { snapshot: Snapshot { last, membership: membership.into() }, round: Round(round) };
         let announced = Announced { capture, size_bytes, term: Term(term), install };
         let back = announced_from_wire(over_the_wire(&announced_to_wire(&announced))).unwrap();
         prop_assert_eq!(back, announced);
@@ -246,7 +246,10 @@ fn a_pre_vote_reply_must_answer_the_request() {
 fn a_gap_is_never_sent() {
     let entry = Entry { id: EntryId::new(Index(9), Term(1)), payload: Payload::Noop };
     let prev = EntryId::new(Index(7), Term(1));
-    append_entries_to_wire(Term(1), AppendEntries { prev, entries: [entry].into(), commit: Index(0), round: Round(0) });
+    append_entries_to_wire(
+        Term(1),
+        AppendEntries { prev, entries: vec![entry].into(), commit: Index(0), round: Round(0) },
+    );
 }
 
 #[test]
@@ -279,7 +282,7 @@ fn memberships_that_contradict_themselves_are_refused() {
 fn payloads_are_not_copied() {
     let command = Bytes::from(vec![7; 1000]);
     let entry = Entry { id: EntryId::new(Index(1), Term(1)), payload: Payload::Command(command.clone()) };
-    let append = AppendEntries { prev: EntryId::ZERO, entries: vec![entry], commit: Index(0), round: Round(0) };
+    let append = AppendEntries { prev: EntryId::ZERO, entries: vec![entry].into(), commit: Index(0), round: Round(0) };
     let wire = append_entries_to_wire(Term(1), append);
     let Some(wire::entry::Payload::Command(sent)) = &wire.entries[0].payload else { panic!("{wire:?}") };
     assert_eq!(sent.as_ptr(), command.as_ptr());

@@ -11,6 +11,7 @@ use node_support::{
     with_snapshots, within,
 };
 use raft_core::effect::Violation;
+use raft_core::entries::Entries;
 use raft_core::membership::{Change, Membership, MembershipChange};
 use raft_core::message::{AppendEntries, Envelope, Message};
 use raft_core::port::{Capture, Staging, Transport};
@@ -229,7 +230,8 @@ async fn a_second_leader_of_the_term_stops_the_node() {
     cluster.propose("before", None).await;
     let leader = cluster.leader(None).await;
     let impostor = cluster.nodes.iter().find(|node| node.id != leader.id).unwrap().id;
-    let append = AppendEntries { prev: EntryId::ZERO, entries: vec![], commit: Index::ZERO, round: Round(1) };
+    let append =
+        AppendEntries { prev: EntryId::ZERO, entries: Entries::default(), commit: Index::ZERO, round: Round(1) };
     let term = leader.handle.status().term;
     let envelope = Envelope { from: impostor, to: leader.id, term, message: Message::AppendEntries(append) };
     cluster.network.deliver(envelope);
@@ -342,7 +344,7 @@ async fn commands_that_a_snapshot_covers_are_unknown() {
 
 #[tokio::test]
 async fn a_snapshot_that_was_received_before_a_stop_is_installed_at_the_start() {
-    let membership = Membership::of_voters([(NodeId(1), Member::default())].into());
+    let membership = Membership::of_voters([(NodeId(1), Member::default())].into()).into();
     let snapshot = Snapshot { last: EntryId::new(Index(7), Term(2)), membership };
     let record = Record::default();
     record.staging.begin(1, snapshot.last, 3).unwrap();
@@ -356,7 +358,7 @@ async fn a_snapshot_that_was_received_before_a_stop_is_installed_at_the_start() 
 
 #[tokio::test]
 async fn a_start_without_the_snapshot_that_the_log_rests_on_is_refused() {
-    let membership = Membership::of_voters([(NodeId(1), Member::default())].into());
+    let membership = Membership::of_voters([(NodeId(1), Member::default())].into()).into();
     let log = LogControl::received(Snapshot { last: EntryId::new(Index(7), Term(2)), membership });
     let (_, inbox) = node::mailbox(&options(1));
     let error = node::start(options(1), inbox, MemoryLog(log), Recorder(Record::default()), Network::default());

@@ -44,7 +44,7 @@ pub fn stored(bytes: &mut Unstructured<'_>) -> Result<Stored> {
     let mut stored = Stored::default();
     if bytes.ratio(1, 4)? {
         last = EntryId::new(Index(*bytes.choose(&[1, 5, 1 << 62, u64::MAX - 3, u64::MAX])?), first_term(bytes)?);
-        stored.snapshot = Snapshot { last, membership: membership(bytes)? };
+        stored.snapshot = Snapshot { last, membership: membership(bytes)?.into() };
     }
     if bytes.ratio(1, 8)? {
         stored.older = older(bytes, &mut last)?;
@@ -55,7 +55,7 @@ pub fn stored(bytes: &mut Unstructured<'_>) -> Result<Stored> {
     for _ in 0..bytes.int_in_range(0..=5)? {
         last = following(bytes, last)?;
         let payload = match last.index {
-            Index(1) => Payload::Membership(membership(bytes)?),
+            Index(1) => Payload::Membership(membership(bytes)?.into()),
             _ => payload(bytes)?,
         };
         stored.entries.push(Entry { id: last, payload });
@@ -77,7 +77,7 @@ fn older(bytes: &mut Unstructured<'_>, last: &mut EntryId) -> Result<OlderEntrie
         last.term.0 = last.term.0.max(1).saturating_add(u64::from(!terms.is_empty()));
         terms.push(*last);
         if bytes.arbitrary()? {
-            memberships.push((last.index, membership(bytes)?));
+            memberships.push((last.index, membership(bytes)?.into()));
         }
         last.index.0 = last.index.0.saturating_add(bytes.int_in_range(0..=3)?);
     }
@@ -100,7 +100,7 @@ pub fn applied(bytes: &mut Unstructured<'_>, stored: &Stored) -> Result<EntryId>
 
 fn payload(bytes: &mut Unstructured<'_>) -> Result<Payload> {
     Ok(match bytes.int_in_range(0..=3u8)? {
-        0 => Payload::Membership(membership(bytes)?),
+        0 => Payload::Membership(membership(bytes)?.into()),
         1 => Payload::Noop,
         _ => Payload::Command(command(bytes)?),
     })
@@ -312,7 +312,7 @@ impl<'a, 'b> Draw<'a, 'b> {
             1 => EntryId::new(self.status.last_index.plus(self.bytes.int_in_range(1..=3)?), self.status.term),
             _ => EntryId::new(Index(self.number()?), self.term()?),
         };
-        Ok(InstallSnapshot { snapshot: Snapshot { last, membership: membership(self.bytes)? }, round: self.round()? })
+        Ok(InstallSnapshot { snapshot: Snapshot { last, membership: membership(self.bytes)?.into() }, round: self.round()? })
     }
 
     fn round(&mut self) -> Result<Round> {
@@ -321,7 +321,7 @@ impl<'a, 'b> Draw<'a, 'b> {
 
     fn append(&mut self) -> Result<AppendEntries> {
         let prev = self.id()?;
-        let entries = self.entries_after(prev)?;
+        let entries = self.entries_after(prev)?.into();
         Ok(AppendEntries { prev, entries, commit: Index(self.number()?), round: self.round()? })
     }
 

@@ -12,6 +12,7 @@ use core::cmp::Reverse;
 use core::mem;
 
 use crate::effect::{Effect, Malformed, Refusal};
+use crate::entries::Entries;
 use crate::input::ReadMode;
 use crate::membership::{Membership, MembershipChange};
 use crate::message::{AppendEntriesReply, AppendResult, Message};
@@ -22,7 +23,7 @@ use crate::role::leader::reads::{Reader, Reads};
 use crate::role::leader::transfer::Handover;
 use crate::status::FollowerStatus;
 use crate::timer::Timer;
-use crate::types::{Entry, EntryId, Index, NodeId, Payload, ReadToken, RequestId, Term, WriteId};
+use crate::types::{EntryId, Index, NodeId, Payload, ReadToken, RequestId, Term, WriteId};
 
 /// For how many election timeouts a leader's disk may stand still: as long as a slow disk takes for a write, and then some.
 const DISK_PATIENCE: u32 = 10;
@@ -127,11 +128,8 @@ impl Leader {
         if replica.log().uncommitted_bytes() > replica.config().max_uncommitted_bytes {
             return refuse(replica, id, Refusal::Overloaded);
         }
-        let first = EntryId::new(replica.log().last().index.next(), replica.term());
         let count = commands.len() as u64;
-        for command in commands {
-            replica.append(Payload::Command(command));
-        }
+        let first = replica.append_commands(commands);
         replica.order(Effect::Appended { id, first, count });
         self.replicate(replica);
     }
@@ -238,7 +236,7 @@ impl Leader {
     /// Puts a membership in force, which begins a round: the answers of a node that was removed and added again can be told by it. Without those
     /// who have left, more may be committed.
     fn use_membership(&mut self, replica: &mut Replica, membership: Membership) -> EntryId {
-        let entry = replica.append(Payload::Membership(membership));
+        let entry = replica.append(Payload::Membership(membership.into()));
         self.reads.begin_round_of_other_voters();
         self.followers.use_membership(replica, self.reads.round());
         self.changes.use_membership(replica);
@@ -326,7 +324,7 @@ impl Leader {
     }
 
     /// Sends on entries that were read back.
-    pub fn loaded(&mut self, replica: &mut Replica, from: Index, entries: Option<&[Entry]>) {
+    pub fn loaded(&mut self, replica: &mut Replica, from: Index, entries: Option<&Entries>) {
         self.followers.loaded(replica, from, entries, self.reads.round());
         self.replicate(replica);
     }

@@ -560,7 +560,7 @@ impl Cluster {
                 self.note(format!("{name} appended {id} {}", trace::range(first, count)));
             }
             Effect::Apply(entries) => {
-                let last = self.apply(id, entries);
+                let last = self.apply(id, &entries);
                 return self.answer_unless_held(id, Work::Applies, Order::Apply(last));
             }
             Effect::Load { from, max_bytes } => {
@@ -643,10 +643,10 @@ impl Cluster {
         }
     }
 
-    fn apply(&mut self, id: NodeId, entries: Vec<Entry>) -> Index {
-        self.note(format!("{} apply {}", self.name(id), trace::contents(&entries)));
+    fn apply(&mut self, id: NodeId, entries: &[Entry]) -> Index {
+        self.note(format!("{} apply {}", self.name(id), trace::contents(entries)));
         let machine = self.machines.get_mut(&id).expect("it has just ordered this");
-        for entry in &entries {
+        for entry in entries {
             assert_eq!(entry.id.index.0, machine.applied.len() as u64 + 1, "entries are applied once and in order");
             assert!(machine.disk.durable().entries.contains(entry), "an entry is durable before it is applied");
             let first = self.history.applied.entry(entry.id.index).or_insert_with(|| entry.clone());

@@ -262,7 +262,7 @@ fn snapshot(cluster: &Cluster, id: NodeId, arguments: &mut ArgumentConsumer<'_>)
     let Some(Id(last)) = arguments.lookup_parse("after")? else { return Ok(Snapshot::default()) };
     let members = arguments.lookup_parse("members")?.map(|Nodes(ids)| membership_of(&ids));
     let membership = members.unwrap_or_else(|| cluster.status(id).membership);
-    Ok(Snapshot { last, membership })
+    Ok(Snapshot { last, membership: membership.into() })
 }
 
 fn elect(cluster: &mut Cluster, id: NodeId) {
@@ -331,12 +331,12 @@ fn message(arguments: &mut ArgumentConsumer<'_>) -> Result<Message> {
             prev: entry_id(arguments, "prev")?,
             commit: Index(arguments.lookup_parse("commit")?.unwrap_or_default()),
             round: Round(arguments.lookup_parse("round")?.unwrap_or_default()),
-            entries: given_entries(arguments)?,
+            entries: given_entries(arguments)?.into(),
         }),
         "InstallSnapshot" => Message::InstallSnapshot(InstallSnapshot {
             snapshot: Snapshot {
                 last: entry_id(arguments, "last")?,
-                membership: required(arguments, "members").map(|Nodes(ids)| membership_of(&ids))?,
+                membership: required(arguments, "members").map(|Nodes(ids)| membership_of(&ids).into())?,
             },
             round: Round(arguments.lookup_parse("round")?.unwrap_or_default()),
         }),
@@ -504,7 +504,7 @@ fn given_entries(arguments: &mut ArgumentConsumer<'_>) -> Result<Vec<Entry>> {
         let term = Term(term.parse()?);
         entries.extend((first.parse()?..=last.parse()?).map(|index| {
             let payload = match &voters {
-                Some(Nodes(ids)) => Payload::Membership(membership_of(ids)),
+                Some(Nodes(ids)) => Payload::Membership(membership_of(ids).into()),
                 None => Payload::Command(format!("c{index}.{term}").into()),
             };
             Entry { id: EntryId::new(Index(index), term), payload }

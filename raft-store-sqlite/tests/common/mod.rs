@@ -102,7 +102,7 @@ pub fn blob(index: u64, term: u64, bytes: &str) -> Entry {
 }
 
 pub fn append(entries: Vec<Entry>) -> Persist {
-    Persist { entries, ..Persist::default() }
+    Persist { entries: entries.into(), ..Persist::default() }
 }
 
 pub fn membership() -> Membership {

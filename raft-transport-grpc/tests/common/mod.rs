@@ -385,7 +385,8 @@ pub fn install(index: u64) -> Message {
         voters: [NodeId(1)].into(),
         members: (1..=3).map(record).collect(),
     };
-    Message::InstallSnapshot(InstallSnapshot { snapshot: Snapshot { last: last(index), membership }, round: Round(9) })
+    let snapshot = Snapshot { last: last(index), membership: membership.into() };
+    Message::InstallSnapshot(InstallSnapshot { snapshot, round: Round(9) })
 }
 
 /// The byte of a fake state at an offset. No two megabytes of it are alike.

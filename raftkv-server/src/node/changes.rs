@@ -1,5 +1,6 @@
 //! Who waits for which membership change. Pure, as the other [`waiters`](super::waiters).
 
+use raft_core::membership::Membership;
 use raft_core::types::{Entry, EntryId, Index, Payload};
 
 use super::handle::Changed;
@@ -38,7 +39,7 @@ impl<T> Changes<T> {
             self.leaving.extend(decision.applied);
             let will_be_left = !membership.outgoing.is_empty() && !membership.stays_joint;
             if !will_be_left {
-                let changed = Changed { id: entry.id, membership: membership.clone() };
+                let changed = Changed { id: entry.id, membership: Membership::clone(membership) };
                 decided.extend(self.leaving.drain(..).map(|waiter| (waiter, Ok(changed.clone()))));
             }
         }
@@ -62,7 +63,6 @@ impl<T> Changes<T> {
 
 #[cfg(test)]
 mod tests {
-    use raft_core::membership::Membership;
     use raft_core::types::{Member, NodeId, Term};
 
     use super::*;
@@ -89,29 +89,29 @@ mod tests {
     fn a_simple_change_ends_with_its_entry() {
         let mut changes = changes(7, 3);
         assert!(changes.decide(&entry(6, 3, Payload::Noop)).is_empty());
-        let committed = entry(7, 3, Payload::Membership(simple()));
+        let committed = entry(7, 3, Payload::Membership(simple().into()));
         assert_eq!(changes.decide(&committed), [("a", Ok(Changed { id: committed.id, membership: simple() }))]);
     }
 
     #[test]
     fn a_joint_change_ends_with_the_entry_that_leaves_it() {
         let mut changes = changes(7, 3);
-        assert!(changes.decide(&entry(7, 3, Payload::Membership(joint()))).is_empty());
+        assert!(changes.decide(&entry(7, 3, Payload::Membership(joint().into()))).is_empty());
         assert!(changes.decide(&entry(8, 4, Payload::Noop)).is_empty());
-        let left = entry(9, 4, Payload::Membership(simple()));
+        let left = entry(9, 4, Payload::Membership(simple().into()));
         assert_eq!(changes.decide(&left), [("a", Ok(Changed { id: left.id, membership: simple() }))]);
     }
 
     #[test]
     fn a_change_that_is_to_stay_joint_ends_with_its_entry() {
         let membership = Membership { stays_joint: true, ..joint() };
-        let outcomes = changes(7, 3).decide(&entry(7, 3, Payload::Membership(membership.clone())));
+        let outcomes = changes(7, 3).decide(&entry(7, 3, Payload::Membership(membership.clone().into())));
         assert_eq!(outcomes, [("a", Ok(Changed { id: EntryId::new(Index(7), Term(3)), membership }))]);
     }
 
     #[test]
     fn a_change_that_another_entry_replaced_is_lost() {
-        let outcomes = changes(7, 3).decide(&entry(7, 4, Payload::Membership(simple())));
+        let outcomes = changes(7, 3).decide(&entry(7, 4, Payload::Membership(simple().into())));
         assert_eq!(outcomes, [("a", Err(RequestError::Lost))]);
     }
 
@@ -120,14 +120,14 @@ mod tests {
         assert!(changes(7, 3).cover(Index(6)).is_empty());
         assert_eq!(changes(7, 3).cover(Index(7)), ["a"]);
         let mut leaving = changes(7, 3);
-        leaving.decide(&entry(7, 3, Payload::Membership(joint())));
+        leaving.decide(&entry(7, 3, Payload::Membership(joint().into())));
         assert_eq!(leaving.cover(Index(20)), ["a"]);
     }
 
     #[test]
     fn all_can_be_given_up() {
         let mut changes = changes(7, 3);
-        changes.decide(&entry(7, 3, Payload::Membership(joint())));
+        changes.decide(&entry(7, 3, Payload::Membership(joint().into())));
         changes.insert(EntryId::new(Index(9), Term(3)), "b");
         assert_eq!(changes.take_all(), ["b", "a"]);
     }

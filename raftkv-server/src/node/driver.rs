@@ -245,7 +245,7 @@ impl<R, T: Transport> Driver<R, T> {
             Effect::Load { from, max_bytes } => self.hand_to_log(LogWork::Load(Load { from, max_bytes })),
             Effect::Send(envelope) => self.send(envelope),
             Effect::Appended { id, first, count } => self.clients.appended(id, first, count),
-            Effect::Apply(entries) => self.apply(entries),
+            Effect::Apply(entries) => self.apply(&entries),
             Effect::TakeSnapshot(_) => self.hand_to_applier(vec![Task::TakeSnapshot]),
             Effect::CaptureSnapshot { to } => self.hand_to_applier(vec![Task::Capture { to }]),
             Effect::InstallSnapshot(snapshot) => self.install(snapshot),
@@ -283,8 +283,8 @@ impl<R, T: Transport> Driver<R, T> {
     }
 
     /// Hands committed entries to the applier, with those who wait for them.
-    fn apply(&mut self, entries: Vec<Entry>) {
-        let tasks = entries.into_iter().map(|entry| Task::Apply(self.clients.committed(entry))).collect();
+    fn apply(&mut self, entries: &[Entry]) {
+        let tasks = entries.iter().map(|entry| Task::Apply(self.clients.committed(entry.clone()))).collect();
         self.hand_to_applier(tasks);
     }
 

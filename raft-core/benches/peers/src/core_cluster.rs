@@ -155,7 +155,7 @@ impl Disk {
         if let Some(from) = write.truncate_from {
             self.entries.truncate(from.0 as usize - 1);
         }
-        self.entries.extend(write.entries);
+        self.entries.extend_from_slice(&write.entries);
     }
 }
 

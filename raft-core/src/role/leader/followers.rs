@@ -6,6 +6,7 @@ use core::mem;
 
 use crate::config::Config;
 use crate::effect::Effect;
+use crate::entries::Entries;
 use crate::log::Log;
 use crate::message::{AppendEntries, InstallSnapshot, Message};
 use crate::replica::Replica;
@@ -180,7 +181,7 @@ impl Followers {
     }
 
     /// Sends entries that were read back to those who wait for them; or notes that they could not be read.
-    pub fn loaded(&mut self, replica: &mut Replica, from: Index, entries: Option<&[Entry]>, round: Round) {
+    pub fn loaded(&mut self, replica: &mut Replica, from: Index, entries: Option<&Entries>, round: Round) {
         for (&id, follower) in &mut self.by_id {
             follower.loaded(replica, id, from, entries, round);
         }
@@ -229,7 +230,7 @@ impl Followers {
     /// Sends each follower an `AppendEntries` without entries. Its answer shows whether what was sent before has arrived.
     pub fn send_heartbeats(&mut self, replica: &mut Replica, round: Round) {
         for (&id, follower) in &mut self.by_id {
-            follower.send(replica, id, Vec::new(), round);
+            follower.send(replica, id, Entries::default(), round);
         }
     }
 }
@@ -264,18 +265,20 @@ impl FollowerState {
             return self.begin_snapshot(replica, id);
         }
         let max_bytes = replica.config().max_append_bytes;
-        match (replica.log().entries(self.next_index, max_bytes), &mut self.progress) {
+        match (replica.log().entries(self.next_index, Index::LAST, max_bytes), &mut self.progress) {
             (Some(entries), _) => self.send(replica, id, entries, round),
             (None, Progress::Replicate { loading, .. }) => {
                 *loading = Some(self.next_index);
                 replica.order(Effect::Load { from: self.next_index, max_bytes });
             }
-            (None, Progress::Probe { .. } | Progress::Snapshot { .. }) => self.send(replica, id, Vec::new(), round),
+            (None, Progress::Probe { .. } | Progress::Snapshot { .. }) => {
+                self.send(replica, id, Entries::default(), round)
+            }
         }
     }
 
     /// Sends `entries`, which start at `next_index`, and notes that they are under way.
-    fn send(&mut self, replica: &mut Replica, id: NodeId, entries: Vec<Entry>, round: Round) {
+    fn send(&mut self, replica: &mut Replica, id: NodeId, entries: Entries, round: Round) {
         let prev_index = self.prev_index(replica.log());
         let prev_term = replica.log().term_at(prev_index).expect("a follower is sent what the log holds");
         match &mut self.progress {
@@ -298,7 +301,7 @@ impl FollowerState {
         self.next_index.prev().max(log.base().index)
     }
 
-    fn loaded(&mut self, replica: &mut Replica, id: NodeId, from: Index, entries: Option<&[Entry]>, round: Round) {
+    fn loaded(&mut self, replica: &mut Replica, id: NodeId, from: Index, entries: Option<&Entries>, round: Round) {
         let Progress::Replicate { loading, .. } = &mut self.progress else { return };
         if loading.take_if(|asked| *asked == from).is_none() || self.next_index != from {
             return;
@@ -306,7 +309,7 @@ impl FollowerState {
         match entries {
             // They may have been asked for by another, who takes more at a time.
             Some(entries) => {
-                let entries = fitting(entries, replica.config().max_append_bytes).to_vec();
+                let entries = entries.slice(0..fitting(entries, replica.config().max_append_bytes));
                 self.send(replica, id, entries, round);
             }
             // The answer to the next heartbeat brings it to try again.
@@ -379,15 +382,14 @@ impl FollowerState {
     }
 }
 
-/// The first of `entries`, and then as many as fit in `max_bytes`.
-fn fitting(entries: &[Entry], max_bytes: u64) -> &[Entry] {
+/// How many of `entries` fit in `max_bytes`, but at least one, if there is one.
+fn fitting(entries: &[Entry], max_bytes: u64) -> usize {
     let mut bytes: u64 = 0;
     let fits = |entry: &&Entry| {
         bytes = bytes.saturating_add(entry.size_bytes());
         bytes <= max_bytes
     };
-    let count = entries.iter().take_while(fits).count().max(1);
-    &entries[..count.min(entries.len())]
+    entries.iter().take_while(fits).count().max(1).min(entries.len())
 }
 
 impl Inflight {
