@@ -118,8 +118,10 @@ impl Log {
             return None;
         }
         let limit = self.end_bytes_before(from).saturating_add(max_bytes);
-        let fitting = self.end_bytes.partition_point(|&end_bytes| end_bytes <= limit) as u64;
-        Some(self.range(from, self.before.index.plus(fitting).max(from).min(to)))
+        let all_fit = self.end_bytes() <= limit;
+        let fitting = || self.end_bytes.partition_point(|&end_bytes| end_bytes <= limit) as u64;
+        let last = if all_fit { self.last().index } else { self.before.index.plus(fitting()).max(from) };
+        Some(self.range(from, last.min(to)))
     }
 
     /// Whether `entries` are what this log holds from `from` on: what was read back from disk is checked, for it may have been asked for before a
@@ -139,7 +141,7 @@ impl Log {
         if from > to || self.position(from).is_none() || self.position(to).is_none() {
             return Entries::default();
         }
-        let first = self.pieces.partition_point(|piece| piece.last.index < from);
+        let first = self.piece_of(from);
         let piece = &self.pieces[first];
         if to <= piece.last.index {
             return piece.entries.slice(piece.position(from)..piece.position(to) + 1);
@@ -345,6 +347,14 @@ impl Log {
     /// The size of all entries before the one at `index`, or before those in memory.
     fn end_bytes_before(&self, index: Index) -> u64 {
         self.position(index.prev()).map_or(self.before_bytes, |position| self.end_bytes[position])
+    }
+
+    /// Which piece holds the entry at `index`: mostly the last, which is all that those who keep up ask for.
+    fn piece_of(&self, index: Index) -> usize {
+        match self.pieces.back() {
+            Some(piece) if piece.first_index() <= index => self.pieces.len() - 1,
+            _ => self.pieces.partition_point(|piece| piece.last.index < index),
+        }
     }
 
     /// Where among the entries in memory that at `index` stands.
