@@ -14,7 +14,8 @@
 //!
 //! What differs:
 //!
-//! - **raft-core** is driven by inputs and effects. A batch is one `Propose`.
+//! - **raft-core** is driven by inputs and effects. A batch is one `Propose`. Its entries are shared by reference, also by the nodes: a follower takes in the
+//!   very entries that its leader has made, as messages are not encoded here.
 //! - **raft-rs** is driven by its ready loop, over a store of our own that has no locks and takes entries by value, as its `MemStorage` does not. A batch
 //!   is one `MsgPropose` with many entries. Commits are not sent by themselves (`skip_bcast_commit`), which makes it faster.
 //! - **openraft** drives itself, in tasks of a tokio runtime of one thread. A batch is as many `client_write_ff` as it has commands, all sent before
