@@ -32,7 +32,7 @@
 //! let operation = Operation::Put { key: "colour".into(), value: "blue".into() };
 //! let command = Command { time_ms: 1_795_437_296_789, seed: [1; 16], session: None, operation };
 //! let entry = Entry { id: EntryId::new(Index(2), Term(1)), payload: Payload::Command(command.encode()) };
-//! log.write(&[raft_core::effect::Persist { entries: vec![entry], ..Default::default() }])?;
+//! log.write(&[raft_core::effect::Persist { entries: vec![entry].into(), ..Default::default() }])?;
 //! let answers = state_machine.apply(&log.read(Index(1), u64::MAX)?)?;
 //! assert_eq!(answers[1].as_ref().unwrap().outcome, Outcome::Put { replaced: false });
 //!

@@ -272,7 +272,7 @@ impl FollowerState {
                 replica.order(Effect::Load { from: self.next_index, max_bytes });
             }
             (None, Progress::Probe { .. } | Progress::Snapshot { .. }) => {
-                self.send(replica, id, Entries::default(), round)
+                self.send(replica, id, Entries::default(), round);
             }
         }
     }
