@@ -37,15 +37,7 @@ impl LogStore for MemoryLog {
     }
 
     fn read(&mut self, from: Index, max_bytes: u64) -> Result<Vec<Entry>, Infallible> {
-        let stored = self.0.lock().expect("no thread panicked");
-        let mut bytes = 0;
-        let wanted = stored.entries.iter().filter(|entry| entry.id.index >= from);
-        let fitting = wanted.take_while(|entry| {
-            let is_first = bytes == 0;
-            bytes += entry.size_bytes();
-            is_first || bytes <= max_bytes
-        });
-        Ok(fitting.cloned().collect())
+        Ok(self.0.lock().expect("no thread panicked").read(from, max_bytes))
     }
 }
 

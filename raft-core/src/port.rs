@@ -76,6 +76,19 @@ impl Stored {
             self.entries.push(entry.clone());
         }
     }
+
+    /// Reads entries from `from` on, or from the first after it that is in [`entries`](Self::entries): at least one, if there is one, and then as
+    /// many as fit in `max_bytes`. What a log store does, in memory.
+    pub fn read(&self, from: Index, max_bytes: u64) -> Vec<Entry> {
+        let start = self.entries.partition_point(|entry| entry.id.index < from);
+        let mut bytes = 0;
+        let fitting = self.entries[start..].iter().take_while(|entry| {
+            let is_first = bytes == 0;
+            bytes += entry.size_bytes();
+            is_first || bytes <= max_bytes
+        });
+        fitting.cloned().collect()
+    }
 }
 
 /// Keeps the log and the hard state. Its durability is what every promise rests on.

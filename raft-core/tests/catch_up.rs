@@ -141,7 +141,7 @@ impl Cluster {
                 self.server(envelope.to).push(Input::Receive(envelope));
             }
             Effect::Load { from, max_bytes } => {
-                let read = store::read(&self.server(id).stored, from, max_bytes);
+                let read = self.server(id).stored.read(from, max_bytes);
                 self.server(id).push(Input::Loaded { from, entries: Ok(read) });
             }
             Effect::Apply(entries) => {

@@ -102,7 +102,7 @@ impl Subject {
             }
             Effect::InstallSnapshot(snapshot) => self.answers.push(Input::Applied(snapshot.last.index)),
             Effect::Load { from, max_bytes } => {
-                let entries = store::read(self.disk.durable(), *from, *max_bytes);
+                let entries = self.disk.durable().read(*from, *max_bytes);
                 let entries = if entries.is_empty() { Err(LoadFailed) } else { Ok(entries) };
                 self.answers.push(Input::Loaded { from: *from, entries });
             }

@@ -1,4 +1,4 @@
-//! What a log store does beyond writing: it hands over the end of a long log, and reads the rest when asked.
+//! What a log store does at a start: it hands over the end of a long log.
 
 use std::mem;
 
@@ -25,16 +25,4 @@ fn describe(entries: &[Entry]) -> OlderEntries {
         terms: entries.iter().map(|entry| entry.id).filter(begins_term).collect(),
         memberships: entries.iter().filter_map(membership).collect(),
     }
-}
-
-/// Reads entries as a log store does: at least one, if there is one, and then as many as fit in `max_bytes`.
-pub fn read(stored: &Stored, from: Index, max_bytes: u64) -> Vec<Entry> {
-    let mut bytes = 0;
-    let start = stored.entries.partition_point(|entry| entry.id.index < from);
-    let fits = |entry: &&Entry| {
-        let is_first = entry.id.index == from;
-        bytes += entry.size_bytes();
-        is_first || (bytes <= max_bytes && entry.id.index > from)
-    };
-    stored.entries[start..].iter().take_while(fits).cloned().collect()
 }

@@ -134,14 +134,7 @@ enum Job {
 
 /// Entries from `from` on, as a store reads them.
 fn read(disk: &Disk, from: Index, max_bytes: u64) -> Result<Vec<Entry>, LoadFailed> {
-    let rest = disk.written().stored.entries.iter().skip_while(|entry| entry.id.index < from);
-    let mut bytes = 0;
-    let fitting = rest.take_while(|entry| {
-        let is_first = bytes == 0;
-        bytes += entry.size_bytes();
-        is_first || bytes <= max_bytes
-    });
-    let entries: Vec<Entry> = fitting.cloned().collect();
+    let entries = disk.written().stored.read(from, max_bytes);
     let is_there = entries.first().is_some_and(|first| first.id.index == from);
     if is_there { Ok(entries) } else { Err(LoadFailed) }
 }

@@ -2,12 +2,13 @@
 
 use raft_core::config::Config;
 use raft_core::node::Node;
-use raft_core::port::{OlderEntries, Stored};
+use raft_core::port::Stored;
 use raft_core::status::Status;
-use raft_core::types::{Entry, EntryId, Payload, Snapshot};
+use raft_core::types::{Entry, EntryId, Snapshot};
 
 use crate::disk::Disk;
 use crate::random::Random;
+use crate::store::handing_over;
 
 /// A machine.
 #[derive(Clone, Debug)]
@@ -90,27 +91,10 @@ impl Machine {
     /// The power is back: the node starts from what is durable.
     pub fn boot(&mut self, config: Config, random: &mut Random) {
         self.finish_install();
-        let stored = hand_over(self.disk.durable().stored.clone(), random.pick(&[0, 1, 3, usize::MAX]));
+        let stored = handing_over(self.disk.durable().stored.clone(), random.pick(&[Some(0), Some(1), Some(3), None]));
         let node = Node::new(config, stored, self.applied()).expect("a node starts from whatever a power loss leaves");
         self.status = node.status();
         self.node = Some(node);
         self.life += 1;
     }
-}
-
-/// What a store hands over that keeps only the last `kept` entries in memory, and knows of the others what a node must know.
-fn hand_over(mut stored: Stored, kept: usize) -> Stored {
-    let older = stored.entries.len().saturating_sub(kept);
-    let mut last = stored.snapshot.last;
-    for entry in stored.entries.drain(..older) {
-        if stored.older.terms.is_empty() || entry.id.term > last.term {
-            stored.older.terms.push(entry.id);
-        }
-        if let Payload::Membership(membership) = entry.payload {
-            stored.older.memberships.push((entry.id.index, membership));
-        }
-        last = entry.id;
-        stored.older = OlderEntries { last: entry.id.index, ..stored.older };
-    }
-    stored
 }

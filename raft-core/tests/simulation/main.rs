@@ -13,6 +13,8 @@ mod oracle;
 #[path = "../common/random.rs"]
 mod random;
 mod scenario;
+#[path = "../common/store.rs"]
+mod store;
 mod topologies;
 
 use std::env;

@@ -524,7 +524,7 @@ impl Cluster {
     fn answer(&mut self, id: NodeId, order: Order) -> Input {
         match order {
             Order::Load { from, max_bytes } => {
-                let entries = store::read(self.durable(id), from, max_bytes);
+                let entries = self.durable(id).read(from, max_bytes);
                 Input::Loaded { from, entries: if entries.is_empty() { Err(LoadFailed) } else { Ok(entries) } }
             }
             Order::Apply(index) => Input::Applied(index),

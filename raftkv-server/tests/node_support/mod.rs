@@ -144,14 +144,7 @@ impl LogStore for MemoryLog {
         if log.is_forgetful {
             return Ok(Vec::new());
         }
-        let mut bytes = 0;
-        let wanted = log.stored.entries.iter().filter(|entry| entry.id.index >= from);
-        let fitting = wanted.take_while(|entry| {
-            let is_first = bytes == 0;
-            bytes += entry.size_bytes();
-            is_first || bytes <= max_bytes
-        });
-        Ok(fitting.cloned().collect())
+        Ok(log.stored.read(from, max_bytes))
     }
 }
 
