@@ -33,7 +33,7 @@ const ME: NodeId = NodeId(1);
 /// A node, and what it has been told to write.
 struct Subject {
     node: Node,
-    disk: Disk,
+    disk: Disk<Stored>,
     last_write: WriteId,
     /// The true answers to what it has ordered, and not heard yet.
     answers: Vec<Input>,
@@ -93,7 +93,7 @@ impl Subject {
         match effect {
             Effect::Persist(write) => {
                 self.last_write = write.id;
-                self.disk.write(write.clone());
+                self.disk.write(write.id, write.clone());
             }
             Effect::Send(envelope) => assert!(envelope.from == ME && envelope.to != ME, "{envelope:?}"),
             Effect::Apply(entries) => {

@@ -12,6 +12,7 @@ use raft_core::types::{Entry, Index, Moment, NodeId, Payload, Snapshot, Term, Wr
 
 use crate::clients::Clients;
 use crate::disk::Disk;
+use crate::image::{Image, Write};
 use crate::machine::Machine;
 use crate::network::Network;
 use crate::oracle::{Oracle, Step};
@@ -133,7 +134,7 @@ enum Job {
 }
 
 /// Entries from `from` on, as a store reads them.
-fn read(disk: &Disk, from: Index, max_bytes: u64) -> Result<Vec<Entry>, LoadFailed> {
+fn read(disk: &Disk<Image>, from: Index, max_bytes: u64) -> Result<Vec<Entry>, LoadFailed> {
     let entries = disk.written().stored.read(from, max_bytes);
     let is_there = entries.first().is_some_and(|first| first.id.index == from);
     if is_there { Ok(entries) } else { Err(LoadFailed) }
@@ -310,7 +311,7 @@ impl Cluster {
         let before = mem::replace(&mut machine.status, node.status());
         for effect in &effects {
             if let Effect::Persist(write) = effect {
-                machine.disk.write(write.clone(), self.oracle.committed());
+                machine.disk.write(write.id, Write::new(write.clone(), self.oracle.committed()));
             }
         }
         if let Some(line) = line {

@@ -7,13 +7,14 @@ use raft_core::status::Status;
 use raft_core::types::{Entry, EntryId, Snapshot};
 
 use crate::disk::Disk;
+use crate::image::Image;
 use crate::random::Random;
 use crate::store::handing_over;
 
 /// A machine.
 #[derive(Clone, Debug)]
 pub struct Machine {
-    pub disk: Disk,
+    pub disk: Disk<Image>,
     /// Nothing while there is no power.
     pub node: Option<Node>,
     /// The node after its last step.
@@ -37,7 +38,7 @@ impl Machine {
     pub fn new(config: Config, stored: Stored, tick_time: u64) -> Self {
         let node = Node::new(config, stored.clone(), EntryId::ZERO).expect("a new cluster starts");
         Self {
-            disk: Disk::new(stored),
+            disk: Disk::new(Image::new(stored)),
             status: node.status(),
             node: Some(node),
             life: 1,

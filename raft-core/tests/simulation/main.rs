@@ -6,7 +6,9 @@
 
 mod clients;
 mod cluster;
+#[path = "../common/disk.rs"]
 mod disk;
+mod image;
 mod machine;
 mod network;
 mod oracle;

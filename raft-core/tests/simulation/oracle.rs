@@ -9,7 +9,7 @@ use raft_core::message::{AppendResult, Envelope, Message};
 use raft_core::status::Status;
 use raft_core::types::{Entry, EntryId, HardState, Index, NodeId, Payload, Snapshot, Term};
 
-use crate::disk::Image;
+use crate::image::Image;
 use crate::machine::Machine;
 
 /// Everything that must stay true.
