@@ -55,27 +55,21 @@ impl Node {
         match input {
             Input::Tick => self.tick(),
             Input::Receive(envelope) => self.receive(envelope),
-            Input::Propose { id, commands } => match &mut self.role {
-                Role::Leader(leader) => leader.propose(&mut self.replica, id, commands),
-                Role::Follower(_) | Role::Candidate(_) => self.refuse(id),
-            },
+            Input::Propose { id, commands } => {
+                self.ask_leader(id, |leader, replica| leader.propose(replica, id, commands));
+            }
             Input::Read { id, mode } => match &mut self.role {
                 Role::Leader(leader) => leader.read(&mut self.replica, id, mode),
                 Role::Follower(follower) => follower.read(&mut self.replica, id),
                 Role::Candidate(_) => self.refuse(id),
             },
-            Input::ChangeMembership { id, change } => match &mut self.role {
-                Role::Leader(leader) => leader.change_membership(&mut self.replica, id, &change),
-                Role::Follower(_) | Role::Candidate(_) => self.refuse(id),
-            },
-            Input::LeaveJoint { id } => match &mut self.role {
-                Role::Leader(leader) => leader.leave_joint(&mut self.replica, id),
-                Role::Follower(_) | Role::Candidate(_) => self.refuse(id),
-            },
-            Input::TransferLeadership { id, to } => match &mut self.role {
-                Role::Leader(leader) => leader.transfer(&mut self.replica, id, to),
-                Role::Follower(_) | Role::Candidate(_) => self.refuse(id),
-            },
+            Input::ChangeMembership { id, change } => {
+                self.ask_leader(id, |leader, replica| leader.change_membership(replica, id, &change));
+            }
+            Input::LeaveJoint { id } => self.ask_leader(id, |leader, replica| leader.leave_joint(replica, id)),
+            Input::TransferLeadership { id, to } => {
+                self.ask_leader(id, |leader, replica| leader.transfer(replica, id, to));
+            }
             Input::StepDown { id } => self.step_down(id),
             Input::Campaign => self.campaign_now(),
             Input::Persisted(write) => self.persisted(write),
@@ -83,20 +77,10 @@ impl Node {
             Input::Loaded { from, entries } => self.loaded(from, entries.ok()),
             Input::SnapshotTaken(index) => self.replica.snapshot_taken(index, self.needed()),
             Input::SnapshotCaptured { to, index } => {
-                if let Role::Leader(leader) = &mut self.role {
-                    leader.snapshot_captured(&mut self.replica, to, index);
-                }
+                self.tell_leader(|leader, replica| leader.snapshot_captured(replica, to, index));
             }
-            Input::SnapshotProgress { to } => {
-                if let Role::Leader(leader) = &mut self.role {
-                    leader.snapshot_progress(to);
-                }
-            }
-            Input::SnapshotSent { to, arrived } => {
-                if let Role::Leader(leader) = &mut self.role {
-                    leader.snapshot_sent(to, arrived);
-                }
-            }
+            Input::SnapshotProgress { to } => self.tell_leader(|leader, _| leader.snapshot_progress(to)),
+            Input::SnapshotSent { to, arrived } => self.tell_leader(|leader, _| leader.snapshot_sent(to, arrived)),
         }
         self.replica.take_effects()
     }
@@ -243,9 +227,7 @@ impl Node {
     fn loaded(&mut self, from: Index, entries: Option<Vec<Entry>>) {
         let entries = entries.filter(|entries| self.replica.log().holds_slice(from, entries)).map(Entries::from);
         self.replica.loaded(from, entries.clone());
-        if let Role::Leader(leader) = &mut self.role {
-            leader.loaded(&mut self.replica, from, entries.as_ref());
-        }
+        self.tell_leader(|leader, replica| leader.loaded(replica, from, entries.as_ref()));
     }
 
     /// The entry after which nothing may be compacted.
@@ -253,6 +235,21 @@ impl Node {
         match &self.role {
             Role::Leader(leader) => leader.needed(),
             Role::Follower(_) | Role::Candidate(_) => Index(u64::MAX),
+        }
+    }
+
+    /// Has request `id` carried out if this node leads, and refuses it otherwise.
+    fn ask_leader(&mut self, id: RequestId, ask: impl FnOnce(&mut Leader, &mut Replica)) {
+        match &mut self.role {
+            Role::Leader(leader) => ask(leader, &mut self.replica),
+            Role::Follower(_) | Role::Candidate(_) => self.refuse(id),
+        }
+    }
+
+    /// Passes on what matters to a leader only.
+    fn tell_leader(&mut self, tell: impl FnOnce(&mut Leader, &mut Replica)) {
+        if let Role::Leader(leader) = &mut self.role {
+            tell(leader, &mut self.replica);
         }
     }
 

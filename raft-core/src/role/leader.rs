@@ -207,24 +207,19 @@ impl Leader {
 
     /// Appends another membership, if it may follow the one in force (§6, thesis §4).
     pub fn change_membership(&mut self, replica: &mut Replica, id: RequestId, change: &MembershipChange) {
-        if self.successor().is_some() {
-            return refuse(replica, id, Refusal::Transferring);
-        }
         let next = self.changes.change(replica, change);
         self.conclude_change(replica, id, next);
     }
 
     /// Appends the membership that follows a joint one that was entered to stay.
     pub fn leave_joint(&mut self, replica: &mut Replica, id: RequestId) {
-        if self.successor().is_some() {
-            return refuse(replica, id, Refusal::Transferring);
-        }
         let next = self.changes.leave_joint(replica);
         self.conclude_change(replica, id, next);
     }
 
     fn conclude_change(&mut self, replica: &mut Replica, id: RequestId, next: Result<Membership, Refusal>) {
         match next {
+            _ if self.successor().is_some() => refuse(replica, id, Refusal::Transferring),
             Ok(membership) => {
                 let first = self.use_membership(replica, membership);
                 replica.order(Effect::Appended { id, first, count: 1 });
