@@ -293,50 +293,63 @@ pub enum ChangeError {
     NotJoint,
 }
 
-/// The memberships that the log holds, oldest first. The last is in force, committed or not; it goes when its entry is cut off.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+/// The membership that the log begins with, nobody if it is whole, and those that it holds. The last is in force, committed or not; it goes when its
+/// entry is cut off.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct MembershipStack {
+    /// At least one.
     entries: Vec<(Index, Arc<Membership>)>,
-    /// In force where the log holds none: nobody belongs to the cluster.
-    none: Arc<Membership>,
+}
+
+impl Default for MembershipStack {
+    fn default() -> Self {
+        Self::after(Index::ZERO, Arc::default())
+    }
 }
 
 impl MembershipStack {
     /// The membership in force.
     pub fn effective(&self) -> &Arc<Membership> {
-        self.entries.last().map_or(&self.none, |(_, membership)| membership)
+        &self.last().1
+    }
+
+    fn last(&self) -> &(Index, Arc<Membership>) {
+        self.entries.last().expect("the membership that the log begins with stays")
     }
 
     /// Whether the membership in force can't be rolled back once entries up to `commit` are committed.
     pub fn is_committed(&self, commit: Index) -> bool {
-        self.entries.last().is_none_or(|(index, _)| *index <= commit)
+        self.last().0 <= commit
     }
 
     /// The membership of a log that begins after the entry at `index`, where `membership` was in force.
     pub fn after(index: Index, membership: Arc<Membership>) -> Self {
-        Self { entries: vec![(index, membership)], none: Arc::default() }
+        Self { entries: vec![(index, membership)] }
     }
 
     /// Forgets the memberships that are superseded at `index`.
     pub fn compact(&mut self, index: Index) {
-        let superseded = self.entries.partition_point(|(own, _)| *own <= index).saturating_sub(1);
-        self.entries.drain(..superseded);
+        self.entries.drain(..self.position_at(index));
     }
 
     /// The membership in force at `commit`, which can't be rolled back.
     pub fn committed(&self, commit: Index) -> &Arc<Membership> {
-        self.entries.iter().rev().find(|(index, _)| *index <= commit).map_or(&self.none, |(_, membership)| membership)
+        &self.entries[self.position_at(commit)].1
     }
 
     /// All memberships that may be the committed one, where entries up to `commit` are known to be committed.
     pub fn possible(&self, commit: Index) -> impl Iterator<Item = &Arc<Membership>> {
-        let later = self.entries.partition_point(|(index, _)| *index <= commit);
-        self.entries[later.saturating_sub(1)..].iter().map(|(_, membership)| membership)
+        self.entries[self.position_at(commit)..].iter().map(|(_, membership)| membership)
+    }
+
+    /// Where the last membership at or before `index`, which is not before the log, stands.
+    fn position_at(&self, index: Index) -> usize {
+        self.entries.partition_point(|(own, _)| *own <= index).saturating_sub(1)
     }
 
     /// Puts the membership of the entry at `index` in force.
     pub fn push(&mut self, index: Index, membership: Arc<Membership>) {
-        assert!(self.entries.last().is_none_or(|(last, _)| *last < index), "memberships follow each other in the log");
+        assert!(self.last().0 < index, "memberships follow each other in the log");
         self.entries.push((index, membership));
     }
 
