@@ -48,6 +48,11 @@ impl Membership {
         self.voters.contains(&id) || self.outgoing.contains(&id)
     }
 
+    /// How much `id` should lead, against the others; zero where that is not recorded.
+    pub fn priority(&self, id: NodeId) -> u32 {
+        self.members.get(&id).map_or(0, |member| member.priority)
+    }
+
     /// Every node that receives the log, in order of id.
     pub fn nodes(&self) -> impl Iterator<Item = NodeId> + '_ {
         self.members.keys().copied()

@@ -325,10 +325,9 @@ fn check_address(address: &str) -> Result<(), Failure> {
 
 /// Who had better lead next: of the other voters that are alive, the one that is most caught up, and of those with a priority the highest.
 fn successor(status: &Status) -> Option<NodeId> {
-    let voters = &status.membership.voters;
-    let priority = |id: NodeId| status.membership.members.get(&id).map_or(0, |member| member.priority);
-    let alive = status.followers.iter().filter(|follower| follower.active && voters.contains(&follower.id));
-    alive.max_by_key(|follower| (priority(follower.id), follower.match_index)).map(|follower| follower.id)
+    let membership = &status.membership;
+    let alive = status.followers.iter().filter(|follower| follower.active && membership.voters.contains(&follower.id));
+    alive.max_by_key(|follower| (membership.priority(follower.id), follower.match_index)).map(|follower| follower.id)
 }
 
 /// Whether the voters other than `id` have a majority that is alive, as a leader's status says.

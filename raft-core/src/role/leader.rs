@@ -195,7 +195,7 @@ impl Leader {
             return;
         }
         let membership = replica.membership();
-        let priority = |id| membership.members.get(&id).map_or(0, |member| member.priority);
+        let priority = |id| membership.priority(id);
         let has_caught_up = |id| self.followers.match_index(id) >= replica.log().commit_index().max(self.noop_index);
         let is_better =
             |&id: &NodeId| priority(id) > priority(replica.id()) && self.followers.is_active(id) && has_caught_up(id);
@@ -261,7 +261,7 @@ impl Leader {
     fn heir(&self, replica: &Replica) -> Option<NodeId> {
         let (membership, last) = (replica.membership(), replica.log().last().index);
         let complete = membership.voters.iter().copied().filter(|&id| self.followers.match_index(id) == last);
-        complete.max_by_key(|id| membership.members.get(id).map(|member| member.priority))
+        complete.max_by_key(|&id| membership.priority(id))
     }
 
     /// Answers a message of its term, or a pre-vote from below it.

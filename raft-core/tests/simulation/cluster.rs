@@ -660,7 +660,7 @@ impl Cluster {
         let Some(leader) = self.leader() else { return false };
         let status = &self.machines[&leader].status;
         let membership = &status.membership;
-        let priority = |id: &NodeId| membership.members.get(id).map_or(0, |member| member.priority);
+        let priority = |id: &NodeId| membership.priority(*id);
         let may_stay = if membership.is_joint() { membership.stays_joint } else { membership.promotable.is_empty() };
         may_stay
             && status.transferring_to.is_none()

@@ -47,10 +47,9 @@ pub(super) fn successor(status: &Status) -> Option<NodeId> {
     if status.role != RoleKind::Leader {
         return None;
     }
-    let voters =
-        status.followers.iter().filter(|follower| follower.active && status.membership.voters.contains(&follower.id));
-    let priority = |id| status.membership.members.get(&id).map(|member| member.priority);
-    voters.max_by_key(|follower| (follower.match_index, priority(follower.id))).map(|follower| follower.id)
+    let membership = &status.membership;
+    let voters = status.followers.iter().filter(|follower| follower.active && membership.voters.contains(&follower.id));
+    voters.max_by_key(|follower| (follower.match_index, membership.priority(follower.id))).map(|follower| follower.id)
 }
 
 #[cfg(test)]
