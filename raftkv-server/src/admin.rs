@@ -354,9 +354,12 @@ fn without(id: NodeId, status: &Status) -> Result<(), Failure> {
 
 #[cfg(test)]
 mod tests {
+    use raft_core::config::Config;
     use raft_core::membership::Membership;
+    use raft_core::node::Node;
+    use raft_core::port::Stored;
     use raft_core::status::{FollowerStatus, ProgressKind};
-    use raft_core::types::{Index, Term};
+    use raft_core::types::{EntryId, Index};
 
     use super::*;
 
@@ -370,20 +373,9 @@ mod tests {
             active: active.contains(&id),
             progress: ProgressKind::Replicate,
         };
-        Status {
-            id: NodeId(1),
-            role: RoleKind::Leader,
-            term: Term(2),
-            leader: Some(NodeId(1)),
-            commit_index: Index(9),
-            applied_index: Index(9),
-            last_index: Index(9),
-            durable_index: Index(9),
-            snapshot_index: Index(0),
-            membership: Membership::of_voters(members),
-            followers: (2..=voters).map(follower).collect(),
-            transferring_to: None,
-        }
+        let stored = Stored::first(Membership::of_voters(members));
+        let node = Node::new(Config::new(NodeId(1)), stored, EntryId::ZERO).unwrap();
+        Status { role: RoleKind::Leader, followers: (2..=voters).map(follower).collect(), ..node.status() }
     }
 
     #[test]

@@ -56,9 +56,12 @@ pub(super) fn successor(status: &Status) -> Option<NodeId> {
 mod tests {
     use std::time::Duration;
 
+    use raft_core::config::Config;
     use raft_core::membership::Membership;
+    use raft_core::node::Node;
+    use raft_core::port::Stored;
     use raft_core::status::{FollowerStatus, ProgressKind};
-    use raft_core::types::{Index, Member, Term};
+    use raft_core::types::{EntryId, Index, Member};
 
     use super::*;
 
@@ -70,20 +73,9 @@ mod tests {
 
     fn leader(followers: Vec<FollowerStatus>) -> Status {
         let member = |id: u64| (NodeId(id), Member { priority: if id == 3 { 1 } else { 0 }, ..Member::default() });
-        Status {
-            id: NodeId(1),
-            role: RoleKind::Leader,
-            term: Term(1),
-            leader: Some(NodeId(1)),
-            commit_index: Index(9),
-            applied_index: Index(9),
-            last_index: Index(9),
-            durable_index: Index(9),
-            snapshot_index: Index(0),
-            membership: Membership::of_voters((1..=4).map(member).collect()),
-            followers,
-            transferring_to: None,
-        }
+        let stored = Stored::first(Membership::of_voters((1..=4).map(member).collect()));
+        let node = Node::new(Config::new(NodeId(1)), stored, EntryId::ZERO).unwrap();
+        Status { role: RoleKind::Leader, followers, ..node.status() }
     }
 
     #[test]
