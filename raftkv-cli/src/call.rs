@@ -221,8 +221,11 @@ impl<R: Request> Call<R> {
 
     /// The error of a call whose time is up.
     fn give_up(&mut self) -> Error {
+        // Whoever has answered before may have been asked again only a moment ago: what it said tells more than its silence.
         for (address, _) in self.pending.clone() {
-            self.note(&address, TroubleKind::Silent);
+            if self.troubles.iter().all(|trouble| trouble.address != address) {
+                self.note(&address, TroubleKind::Silent);
+            }
         }
         self.troubles.sort_by(|one, other| one.address.cmp(&other.address));
         let busy = self.troubles.iter().find_map(|trouble| match &trouble.kind {
