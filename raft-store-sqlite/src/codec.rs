@@ -3,19 +3,29 @@
 //! A reader refuses versions that it doesn't know. Fields may be added within a version only if an older reader may
 //! safely ignore them; whatever changes what an entry does needs a new version.
 
+mod answer;
+mod command;
+mod value;
+mod wire;
+
+use std::ops::RangeInclusive;
+
 use bytes::{BufMut, Bytes, BytesMut};
-use prost::{Message, Oneof};
+use prost::Message;
 use raft_core::membership::Membership;
 use raft_core::types::{Incarnation, Member, NodeId};
 
-use crate::command::{Answer, Command, Operation, Outcome, Parameter, SessionId, Statement, StatementResult, Value};
+use crate::answer::Answer;
+use crate::command::Command;
 use crate::error::Error;
 
-/// The newest version of each format. The first byte, so that it can never be taken for what follows.
-const COMMAND: u8 = 1;
-const ANSWER: u8 = 1;
+/// The versions of each format that are known. The first byte, so that it can never be taken for what follows.
+///
+/// The first of commands and answers was of before the first release.
+const COMMAND: RangeInclusive<u8> = 2..=2;
+const ANSWER: RangeInclusive<u8> = 2..=2;
 /// 2 since there are priorities, and members that are promoted by themselves.
-const MEMBERSHIP: u8 = 2;
+const MEMBERSHIP: RangeInclusive<u8> = 1..=2;
 
 /// A membership as it stands in the log.
 pub(crate) fn encode_membership(membership: &Membership) -> Bytes {
@@ -57,143 +67,43 @@ pub(crate) fn decode_membership(bytes: &[u8]) -> Result<Membership, Error> {
 
 /// A command as it stands in the log.
 pub(crate) fn encode_command(command: &Command) -> Bytes {
-    pack(COMMAND, &command_message(command))
+    pack(COMMAND, &command::command_message(command))
 }
 
 /// The length of what [`encode_command`] gives.
 pub(crate) fn command_bytes(command: &Command) -> usize {
-    1 + command_message(command).encoded_len()
+    1 + command::command_message(command).encoded_len()
 }
 
 /// Reads what [`encode_command`] wrote.
 pub(crate) fn decode_command(bytes: &[u8]) -> Result<Command, Error> {
-    const WHAT: &str = "a command";
-    let message: wire::Command = unpack(WHAT, COMMAND, bytes)?;
-    let seed = <[u8; 16]>::try_from(message.seed.as_ref()).map_err(|_| bad(WHAT, "its seed does not have 16 bytes"))?;
-    let operation = match message.operation.ok_or_else(|| bad(WHAT, "its operation is unknown"))? {
-        wire::Operation::Put(put) => Operation::Put { key: put.key, value: put.value },
-        wire::Operation::Delete(delete) => Operation::Delete { key: delete.key },
-        wire::Operation::Sql(sql) => {
-            Operation::Sql { statements: sql.statements.into_iter().map(statement_from).collect::<Result<_, _>>()? }
-        }
-    };
-    let session = message.session.map(|s| SessionId { client: s.client, sequence: s.sequence, answered: s.answered });
-    Ok(Command { time_ms: message.time_ms, seed, session, operation })
+    command::command_from(unpack("a command", COMMAND, bytes)?)
 }
 
 /// An answer as it is kept with its session.
 pub(crate) fn encode_answer(answer: &Answer) -> Bytes {
-    let outcome = match &answer.outcome {
-        Outcome::Put { replaced } => wire::Outcome::Put(*replaced),
-        Outcome::Deleted { count } => wire::Outcome::Deleted(*count),
-        Outcome::Sql(results) => {
-            wire::Outcome::Sql(wire::Results { results: results.iter().map(result_message).collect() })
-        }
-        Outcome::Failed { message } => wire::Outcome::Failed(message.clone()),
-        Outcome::Forgotten => wire::Outcome::Forgotten(true),
-        Outcome::TooManyUnanswered => wire::Outcome::TooManyUnanswered(true),
-    };
-    pack(ANSWER, &wire::Answer { revision: answer.revision, outcome: Some(outcome) })
+    pack(ANSWER, &answer::answer_message(answer))
 }
 
 /// Reads what [`encode_answer`] wrote.
 pub(crate) fn decode_answer(bytes: &[u8]) -> Result<Answer, Error> {
-    const WHAT: &str = "a stored answer";
-    let message: wire::Answer = unpack(WHAT, ANSWER, bytes)?;
-    let outcome = match message.outcome.ok_or_else(|| bad(WHAT, "its outcome is unknown"))? {
-        wire::Outcome::Put(replaced) => Outcome::Put { replaced },
-        wire::Outcome::Deleted(count) => Outcome::Deleted { count },
-        wire::Outcome::Sql(sql) => Outcome::Sql(sql.results.into_iter().map(result_from).collect::<Result<_, _>>()?),
-        wire::Outcome::Failed(message) => Outcome::Failed { message },
-        wire::Outcome::Forgotten(_) => Outcome::Forgotten,
-        wire::Outcome::TooManyUnanswered(_) => Outcome::TooManyUnanswered,
-    };
-    Ok(Answer { revision: message.revision, outcome })
+    answer::answer_from(unpack("a stored answer", ANSWER, bytes)?)
 }
 
-fn command_message(command: &Command) -> wire::Command {
-    let operation = match &command.operation {
-        Operation::Put { key, value } => wire::Operation::Put(wire::Put { key: key.clone(), value: value.clone() }),
-        Operation::Delete { key } => wire::Operation::Delete(wire::Delete { key: key.clone() }),
-        Operation::Sql { statements } => {
-            wire::Operation::Sql(wire::Sql { statements: statements.iter().map(statement_message).collect() })
-        }
-    };
-    let session = command.session.as_ref().map(|session| wire::Session {
-        client: session.client.clone(),
-        sequence: session.sequence,
-        answered: session.answered,
-    });
-    let seed = Bytes::copy_from_slice(&command.seed);
-    wire::Command { time_ms: command.time_ms, seed, session, operation: Some(operation) }
-}
-
-fn statement_message(statement: &Statement) -> wire::Statement {
-    let parameter = |p: &Parameter| wire::Parameter { name: p.name.clone(), value: Some(value_message(&p.value)) };
-    wire::Statement { sql: statement.sql.clone(), parameters: statement.parameters.iter().map(parameter).collect() }
-}
-
-fn statement_from(message: wire::Statement) -> Result<Statement, Error> {
-    let parameter = |p: wire::Parameter| Ok(Parameter { name: p.name, value: value_from(p.value)? });
-    let parameters = message.parameters.into_iter().map(parameter).collect::<Result<_, Error>>()?;
-    Ok(Statement { sql: message.sql, parameters })
-}
-
-fn result_message(result: &StatementResult) -> wire::StatementResult {
-    let row = |row: &Vec<Value>| wire::Row { values: row.iter().map(value_message).collect() };
-    wire::StatementResult {
-        columns: result.columns.clone(),
-        rows: result.rows.iter().map(row).collect(),
-        rows_affected: result.rows_affected,
-        last_insert_id: result.last_insert_id,
-    }
-}
-
-fn result_from(message: wire::StatementResult) -> Result<StatementResult, Error> {
-    let row =
-        |row: wire::Row| row.values.into_iter().map(|value| value_from(Some(value))).collect::<Result<_, Error>>();
-    Ok(StatementResult {
-        columns: message.columns,
-        rows: message.rows.into_iter().map(row).collect::<Result<_, Error>>()?,
-        rows_affected: message.rows_affected,
-        last_insert_id: message.last_insert_id,
-    })
-}
-
-fn value_message(value: &Value) -> wire::Value {
-    let kind = match value {
-        Value::Null => wire::Kind::Null(true),
-        Value::Integer(integer) => wire::Kind::Integer(*integer),
-        Value::Real(real) => wire::Kind::Real(*real),
-        Value::Text(text) => wire::Kind::Text(text.clone()),
-        Value::Blob(blob) => wire::Kind::Blob(blob.clone()),
-    };
-    wire::Value { kind: Some(kind) }
-}
-
-/// NULL is stored as such: what stores nothing is of a kind that this version does not know.
-fn value_from(message: Option<wire::Value>) -> Result<Value, Error> {
-    let kind = message.and_then(|value| value.kind).ok_or_else(|| bad("a value", "its type is unknown"))?;
-    Ok(match kind {
-        wire::Kind::Null(_) => Value::Null,
-        wire::Kind::Integer(integer) => Value::Integer(integer),
-        wire::Kind::Real(real) => Value::Real(real),
-        wire::Kind::Text(text) => Value::Text(text),
-        wire::Kind::Blob(blob) => Value::Blob(blob),
-    })
-}
-
-fn pack(version: u8, message: &impl Message) -> Bytes {
+fn pack(versions: RangeInclusive<u8>, message: &impl Message) -> Bytes {
     let mut bytes = BytesMut::with_capacity(1 + message.encoded_len());
-    bytes.put_u8(version);
+    bytes.put_u8(*versions.end());
     message.encode(&mut bytes).expect("a BytesMut grows as needed");
     bytes.freeze()
 }
 
-fn unpack<M: Message + Default>(what: &'static str, newest: u8, bytes: &[u8]) -> Result<M, Error> {
+fn unpack<M: Message + Default>(what: &'static str, known: RangeInclusive<u8>, bytes: &[u8]) -> Result<M, Error> {
     let (version, rest) = bytes.split_first().ok_or_else(|| bad(what, "it is empty"))?;
-    if !(1..=newest).contains(version) {
-        return Err(bad(what, &format!("it has format {version}, and this version knows formats up to {newest}")));
+    if !known.contains(version) {
+        return Err(bad(
+            what,
+            &format!("it has format {version}, and this version knows {} to {}", known.start(), known.end()),
+        ));
     }
     M::decode(rest).map_err(|error| bad(what, &error.to_string()))
 }
@@ -202,178 +112,15 @@ fn bad(what: &'static str, why: &str) -> Error {
     Error::Undecodable { what, why: why.into() }
 }
 
-/// The messages. Tags are never used for something else.
-mod wire {
-    use super::{Bytes, Message, Oneof};
-
-    #[derive(Clone, PartialEq, Message)]
-    pub(super) struct Member {
-        #[prost(uint64, tag = "1")]
-        pub(super) id: u64,
-        #[prost(string, tag = "2")]
-        pub(super) address: String,
-        #[prost(fixed64, tag = "3")]
-        pub(super) incarnation: u64,
-        #[prost(uint32, tag = "4")]
-        pub(super) priority: u32,
-    }
-
-    #[derive(Clone, PartialEq, Message)]
-    pub(super) struct Membership {
-        #[prost(message, repeated, tag = "1")]
-        pub(super) members: Vec<Member>,
-        #[prost(uint64, repeated, tag = "2")]
-        pub(super) voters: Vec<u64>,
-        #[prost(uint64, repeated, tag = "3")]
-        pub(super) outgoing: Vec<u64>,
-        #[prost(uint64, repeated, tag = "4")]
-        pub(super) learners: Vec<u64>,
-        #[prost(uint64, repeated, tag = "5")]
-        pub(super) promotable: Vec<u64>,
-        #[prost(bool, tag = "6")]
-        pub(super) stays_joint: bool,
-    }
-
-    #[derive(Clone, PartialEq, Message)]
-    pub(super) struct Command {
-        #[prost(uint64, tag = "1")]
-        pub(super) time_ms: u64,
-        #[prost(bytes = "bytes", tag = "2")]
-        pub(super) seed: Bytes,
-        #[prost(message, optional, tag = "3")]
-        pub(super) session: Option<Session>,
-        #[prost(oneof = "Operation", tags = "4, 5, 6")]
-        pub(super) operation: Option<Operation>,
-    }
-
-    #[derive(Clone, PartialEq, Message)]
-    pub(super) struct Session {
-        #[prost(bytes = "bytes", tag = "1")]
-        pub(super) client: Bytes,
-        #[prost(uint64, tag = "2")]
-        pub(super) sequence: u64,
-        #[prost(uint64, tag = "3")]
-        pub(super) answered: u64,
-    }
-
-    #[derive(Clone, PartialEq, Oneof)]
-    pub(super) enum Operation {
-        #[prost(message, tag = "4")]
-        Put(Put),
-        #[prost(message, tag = "5")]
-        Delete(Delete),
-        #[prost(message, tag = "6")]
-        Sql(Sql),
-    }
-
-    #[derive(Clone, PartialEq, Message)]
-    pub(super) struct Put {
-        #[prost(bytes = "bytes", tag = "1")]
-        pub(super) key: Bytes,
-        #[prost(bytes = "bytes", tag = "2")]
-        pub(super) value: Bytes,
-    }
-
-    #[derive(Clone, PartialEq, Message)]
-    pub(super) struct Delete {
-        #[prost(bytes = "bytes", tag = "1")]
-        pub(super) key: Bytes,
-    }
-
-    #[derive(Clone, PartialEq, Message)]
-    pub(super) struct Sql {
-        #[prost(message, repeated, tag = "1")]
-        pub(super) statements: Vec<Statement>,
-    }
-
-    #[derive(Clone, PartialEq, Message)]
-    pub(super) struct Statement {
-        #[prost(string, tag = "1")]
-        pub(super) sql: String,
-        #[prost(message, repeated, tag = "2")]
-        pub(super) parameters: Vec<Parameter>,
-    }
-
-    #[derive(Clone, PartialEq, Message)]
-    pub(super) struct Parameter {
-        #[prost(string, optional, tag = "1")]
-        pub(super) name: Option<String>,
-        #[prost(message, optional, tag = "2")]
-        pub(super) value: Option<Value>,
-    }
-
-    #[derive(Clone, PartialEq, Message)]
-    pub(super) struct Value {
-        #[prost(oneof = "Kind", tags = "1, 2, 3, 4, 5")]
-        pub(super) kind: Option<Kind>,
-    }
-
-    #[derive(Clone, PartialEq, Oneof)]
-    pub(super) enum Kind {
-        #[prost(sint64, tag = "1")]
-        Integer(i64),
-        #[prost(double, tag = "2")]
-        Real(f64),
-        #[prost(string, tag = "3")]
-        Text(String),
-        #[prost(bytes = "bytes", tag = "4")]
-        Blob(Bytes),
-        #[prost(bool, tag = "5")]
-        Null(bool),
-    }
-
-    #[derive(Clone, PartialEq, Message)]
-    pub(super) struct Answer {
-        #[prost(uint64, tag = "1")]
-        pub(super) revision: u64,
-        #[prost(oneof = "Outcome", tags = "2, 3, 4, 5, 6, 7")]
-        pub(super) outcome: Option<Outcome>,
-    }
-
-    #[derive(Clone, PartialEq, Oneof)]
-    pub(super) enum Outcome {
-        #[prost(bool, tag = "2")]
-        Put(bool),
-        #[prost(uint64, tag = "3")]
-        Deleted(u64),
-        #[prost(message, tag = "4")]
-        Sql(Results),
-        #[prost(string, tag = "5")]
-        Failed(String),
-        #[prost(bool, tag = "6")]
-        Forgotten(bool),
-        #[prost(bool, tag = "7")]
-        TooManyUnanswered(bool),
-    }
-
-    #[derive(Clone, PartialEq, Message)]
-    pub(super) struct Results {
-        #[prost(message, repeated, tag = "1")]
-        pub(super) results: Vec<StatementResult>,
-    }
-
-    #[derive(Clone, PartialEq, Message)]
-    pub(super) struct StatementResult {
-        #[prost(string, repeated, tag = "1")]
-        pub(super) columns: Vec<String>,
-        #[prost(message, repeated, tag = "2")]
-        pub(super) rows: Vec<Row>,
-        #[prost(uint64, tag = "3")]
-        pub(super) rows_affected: u64,
-        #[prost(sint64, tag = "4")]
-        pub(super) last_insert_id: i64,
-    }
-
-    #[derive(Clone, PartialEq, Message)]
-    pub(super) struct Row {
-        #[prost(message, repeated, tag = "1")]
-        pub(super) values: Vec<Value>,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::answer::{Found, KeyValue, Outcome, StatementResult, StepResult};
+    use crate::command::{Operation, SessionId};
+    use crate::step::{
+        Action, Argument, Compare, Detail, KeyRange, Lookup, Output, Parameter, Put, Relation, Statement, Step, Target,
+        Value,
+    };
 
     fn membership() -> Membership {
         let member = |id: u64| Member { address: format!("n{id}"), incarnation: Incarnation(id), priority: 7 };
@@ -402,6 +149,92 @@ mod tests {
         for version in [0, 3] {
             bytes[0] = version;
             assert!(matches!(decode_membership(&bytes), Err(Error::Undecodable { .. })), "{version}");
+        }
+    }
+
+    fn all_actions() -> Vec<Step> {
+        let open = KeyRange::Span { start: "a".into(), end: None };
+        let output = Output { step: 1, row: 2, column: 3 };
+        let parameter = |value| Parameter { name: Some(":x".into()), value };
+        let values =
+            [Value::Null, Value::Integer(-1), Value::Real(0.5), Value::Text("t".into()), Value::Blob("b".into())];
+        let parameters = values.into_iter().map(Argument::Given).chain([Argument::Output(output)]).map(parameter);
+        let targets = [
+            (Relation::Equal, Target::Version(1)),
+            (Relation::NotEqual, Target::CreateRevision(2)),
+            (Relation::Less, Target::ModRevision(3)),
+            (Relation::Greater, Target::Value("v".into())),
+            (Relation::Equal, Target::Lease(4)),
+        ];
+        let compare = |(relation, target)| Compare { range: KeyRange::prefix("p"), relation, target };
+        let lookup = |detail| Lookup { revision: 5, limit: 6, detail, ..Lookup::range(open.clone()) };
+        vec![
+            Action::Put(Put { key: "k".into(), value: Argument::Output(output), lease: 7, previous: true }).into(),
+            Step::from(Action::Delete { range: KeyRange::Key("k".into()), previous: true }).expect(1, 2),
+            Action::Get(lookup(Detail::Full)).into(),
+            Action::Get(lookup(Detail::Keys)).into(),
+            Action::Get(lookup(Detail::Count)).into(),
+            Statement { sql: "SELECT 1".into(), parameters: parameters.collect() }.into(),
+            Action::If {
+                compare: targets.map(compare).into(),
+                then: vec![Action::put("a", "b").into()],
+                otherwise: vec![Action::delete("a").into()],
+            }
+            .into(),
+        ]
+    }
+
+    #[test]
+    fn a_command_is_read_as_it_was_stored() {
+        let session = SessionId { client: "c".into(), opened_ms: 1, sequence: 3, answered: 2 };
+        for operation in [
+            Operation::Run(all_actions()),
+            Operation::GrantLease { lease: 1, ttl_ms: 2 },
+            Operation::KeepLease { lease: 3 },
+            Operation::RevokeLease { lease: 4 },
+            Operation::Compact { revision: 5 },
+            Operation::Expire,
+            Operation::Mark,
+        ] {
+            for session in [None, Some(session.clone())] {
+                let command = Command { time_ms: 9, seed: [8; 16], session, operation: operation.clone() };
+                let bytes = encode_command(&command);
+                assert_eq!(bytes.len(), command_bytes(&command));
+                assert_eq!(decode_command(&bytes).unwrap(), command);
+            }
+        }
+    }
+
+    #[test]
+    fn an_answer_is_read_as_it_was_kept() {
+        let entry =
+            KeyValue { key: "k".into(), value: "v".into(), create_revision: 1, mod_revision: 2, version: 3, lease: 4 };
+        let statement = StatementResult {
+            columns: vec!["c".into()],
+            rows: vec![vec![Value::Null], vec![Value::Integer(i64::MIN)]],
+            rows_affected: 5,
+            last_insert_id: -6,
+        };
+        let ran = vec![
+            StepResult::Put { replaced: true, previous: Some(entry.clone()) },
+            StepResult::Deleted { count: 7, previous: vec![entry.clone()] },
+            StepResult::Got(Found { entries: vec![entry], count: 8, more: true }),
+            StepResult::Sql(vec![statement]),
+        ];
+        for outcome in [
+            Outcome::Ran(vec![StepResult::If { held: true, results: ran }]),
+            Outcome::LeaseGranted { lease: 1 },
+            Outcome::LeaseKept { ttl_ms: 2 },
+            Outcome::LeaseRevoked { deleted: 3 },
+            Outcome::Compacted,
+            Outcome::Expired { more: true },
+            Outcome::Marked,
+            Outcome::Failed { message: "why".into() },
+            Outcome::Unexpected { message: "why".into() },
+            Outcome::NoSuchLease { lease: 4 },
+        ] {
+            let answer = Answer { revision: 9, outcome };
+            assert_eq!(decode_answer(&encode_answer(&answer)).unwrap(), answer);
         }
     }
 }

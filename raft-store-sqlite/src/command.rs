@@ -1,11 +1,12 @@
-//! What is replicated, and what comes of it. Data, and the checks of its limits.
+//! What is replicated. Data, and the checks of its limits.
 
 use bytes::Bytes;
 
 use crate::codec;
 use crate::error::Error;
-use crate::limits;
+use crate::limits::{self, at_most};
 use crate::moment;
+use crate::step::{Action, Statement, Step, check_program};
 
 /// What a client asked for, as it stands in the log.
 #[derive(Clone, Debug, PartialEq)]
@@ -26,6 +27,12 @@ pub struct Command {
 pub struct SessionId {
     /// The client: any random id that no other client has. At most [`limits::CLIENT_BYTES`] bytes.
     pub client: Bytes,
+    /// When the client made its id, by its own clock, in milliseconds since 1970. The same with each of its commands.
+    ///
+    /// A session ends when it is not used for [`limits::SESSION_MS`] of log time. The id of one that has ended is not kept, so this is
+    /// what tells it from a new one: a session that is not known begins only if its client's clock and the log's differ by less than
+    /// half of that. A wrong clock makes commands fail, never apply twice.
+    pub opened_ms: u64,
     /// The number of the command: 1, 2, 3, … A retry repeats it, and gets the first answer.
     pub sequence: u64,
     /// The client has all answers up to this one, and they may be forgotten. Less than `sequence`.
@@ -35,129 +42,51 @@ pub struct SessionId {
 /// What to do.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Operation {
-    /// Set a key.
-    Put {
-        /// The key, from 1 to [`limits::KEY_BYTES`] bytes.
-        key: Bytes,
-        /// The value, up to [`limits::VALUE_BYTES`] bytes.
-        value: Bytes,
+    /// Run a program: all of its steps, or none.
+    Run(Vec<Step>),
+    /// Make a lease. Keys that are put under it go when it is not kept alive.
+    GrantLease {
+        /// Its number, which no other lease may have; 0 to be given one.
+        lease: u64,
+        /// How long it lasts, from 1 to [`limits::LEASE_MS`] milliseconds of log time: the time that commands carry.
+        ttl_ms: u64,
     },
-    /// Delete a key, if it is there.
-    Delete {
-        /// The key, from 1 to [`limits::KEY_BYTES`] bytes.
-        key: Bytes,
+    /// Let a lease last anew, from now on.
+    KeepLease {
+        /// Its number.
+        lease: u64,
     },
-    /// Run SQL: all of it, or nothing.
-    Sql {
-        /// In this order. At least one.
-        statements: Vec<Statement>,
+    /// End a lease, and delete its keys.
+    RevokeLease {
+        /// Its number.
+        lease: u64,
     },
+    /// Forget what keys were before `revision`, and the changes up to it. Reads as of `revision` and later stay possible.
+    Compact {
+        /// From 1 to the state's revision.
+        revision: u64,
+    },
+    /// Remove leases, with their keys, and sessions that have expired by log time. Proposed by the leader.
+    Expire,
+    /// Let all nodes compute the checksum of their state at this entry, to be compared.
+    Mark,
 }
 
-/// An SQL text and what its parameters stand for.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Statement {
-    /// One statement, or several between semicolons. Only a single one may have parameters.
-    pub sql: String,
-    /// For each parameter of the statement exactly one value.
-    pub parameters: Vec<Parameter>,
-}
-
-impl Statement {
-    /// A statement without parameters.
-    pub fn new(sql: impl Into<String>) -> Self {
-        Self { sql: sql.into(), parameters: Vec::new() }
+impl Operation {
+    /// Sets a key.
+    pub fn put(key: impl Into<Bytes>, value: impl Into<Bytes>) -> Self {
+        Self::Run(vec![Action::put(key, value).into()])
     }
 
-    /// A statement and the values of its `?`, in order.
-    pub fn with(sql: impl Into<String>, values: impl IntoIterator<Item = Value>) -> Self {
-        let parameters = values.into_iter().map(|value| Parameter { name: None, value }).collect();
-        Self { sql: sql.into(), parameters }
+    /// Deletes a key, if it is there.
+    pub fn delete(key: impl Into<Bytes>) -> Self {
+        Self::Run(vec![Action::delete(key).into()])
     }
-}
 
-/// The value of a parameter.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Parameter {
-    /// With its prefix, as in `:name`. Without a name: the next one in order.
-    pub name: Option<String>,
-    /// What it stands for.
-    pub value: Value,
-}
-
-/// A value of one of SQLite's types.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub enum Value {
-    /// NULL.
-    #[default]
-    Null,
-    /// An integer.
-    Integer(i64),
-    /// A floating-point number.
-    Real(f64),
-    /// A text.
-    Text(String),
-    /// Bytes. Also what a result gives for a text that is not UTF-8.
-    Blob(Bytes),
-}
-
-/// What came of a command: the same on every node.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Answer {
-    /// The state's revision after the command: the number of changes to keys so far, plus one.
-    pub revision: u64,
-    /// What came of it.
-    pub outcome: Outcome,
-}
-
-/// What came of a command.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Outcome {
-    /// The key is set.
-    Put {
-        /// Whether it was there before.
-        replaced: bool,
-    },
-    /// The key is gone.
-    Deleted {
-        /// How many keys were deleted: 0 or 1.
-        count: u64,
-    },
-    /// All statements ran; one result for each.
-    Sql(Vec<StatementResult>),
-    /// The command failed, alike on every node, and changed nothing.
-    Failed {
-        /// Why, for the person who wrote it. At most [`limits::MESSAGE_BYTES`] bytes.
-        message: String,
-    },
-    /// The command was applied before and its answer is forgotten, or its client had said that it needs it no more.
-    /// Nothing was changed now.
-    Forgotten,
-    /// The client has [`limits::UNANSWERED`] commands whose answers it has not confirmed. Nothing was changed; it must
-    /// confirm some.
-    TooManyUnanswered,
-}
-
-impl Outcome {
-    /// A command that failed, with what fits of the message: a trigger may make one of any length, and answers are kept.
-    pub(crate) fn failed(mut message: String) -> Self {
-        let end = (0..=limits::MESSAGE_BYTES).rev().find(|&end| message.is_char_boundary(end));
-        message.truncate(end.unwrap_or_default());
-        Self::Failed { message }
+    /// Runs SQL: all of it, or nothing.
+    pub fn sql(statements: impl IntoIterator<Item = Statement>) -> Self {
+        Self::Run(statements.into_iter().map(Step::from).collect())
     }
-}
-
-/// What came of one SQL statement.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct StatementResult {
-    /// The names of the columns; none if the statement yields no rows.
-    pub columns: Vec<String>,
-    /// The rows, each with a value for each column.
-    pub rows: Vec<Vec<Value>>,
-    /// How many rows it inserted, updated or deleted itself, not counting triggers.
-    pub rows_affected: u64,
-    /// The rowid of the last row that this command has inserted so far; zero if it has inserted none.
-    pub last_insert_id: i64,
 }
 
 impl Command {
@@ -196,15 +125,34 @@ impl Command {
         if let Some(session) = &self.session {
             session.check()?;
         }
-        match &self.operation {
-            Operation::Put { key, value } => {
-                check_key(key)?;
-                at_most("the value (bytes)", limits::VALUE_BYTES, value.len())?;
+        self.operation.check()
+    }
+}
+
+impl Operation {
+    fn check(&self) -> Result<(), Error> {
+        match self {
+            Self::Run(steps) => check_program(steps),
+            Self::GrantLease { ttl_ms: 0, .. } => Err(Error::Invalid("a lease lasts at least 1 ms".into())),
+            Self::GrantLease { lease, ttl_ms } => {
+                check_number("a lease", *lease)?;
+                at_most("the time that a lease lasts (ms)", limits::LEASE_MS, *ttl_ms)
             }
-            Operation::Delete { key } => check_key(key)?,
-            Operation::Sql { statements } => check_statements(statements)?,
+            Self::KeepLease { lease: 0 } | Self::RevokeLease { lease: 0 } => {
+                Err(Error::Invalid("a lease has a number from 1".into()))
+            }
+            Self::KeepLease { lease } | Self::RevokeLease { lease } => check_number("a lease", *lease),
+            Self::Compact { revision } => check_number("a revision", *revision),
+            Self::Expire | Self::Mark => Ok(()),
         }
-        Ok(())
+    }
+}
+
+/// SQLite's integers have a sign.
+fn check_number(what: &str, number: u64) -> Result<(), Error> {
+    match i64::try_from(number) {
+        Ok(_) => Ok(()),
+        Err(_) => Err(Error::Invalid(format!("{what} has a number up to {}, not {number}", i64::MAX))),
     }
 }
 
@@ -225,35 +173,4 @@ impl SessionId {
         }
         Ok(())
     }
-}
-
-/// Checks a key's length.
-pub(crate) fn check_key(key: &[u8]) -> Result<(), Error> {
-    if key.is_empty() {
-        return Err(Error::Invalid("a key has at least one byte".into()));
-    }
-    at_most("the key (bytes)", limits::KEY_BYTES, key.len())
-}
-
-/// Checks what can be said of SQL without SQLite.
-pub(crate) fn check_statements(statements: &[Statement]) -> Result<(), Error> {
-    if statements.is_empty() {
-        return Err(Error::Invalid("there is no SQL statement".into()));
-    }
-    at_most("the number of SQL statements", limits::STATEMENTS, statements.len())?;
-    for statement in statements {
-        at_most("the SQL statement (bytes)", limits::SQL_BYTES, statement.sql.len())?;
-        at_most("the number of parameters", limits::PARAMETERS, statement.parameters.len())?;
-        if statement.sql.contains('\0') {
-            return Err(Error::Invalid("an SQL statement can't hold a NUL character: pass it as a parameter".into()));
-        }
-    }
-    Ok(())
-}
-
-fn at_most(what: &'static str, limit: usize, actual: usize) -> Result<(), Error> {
-    if actual <= limit {
-        return Ok(());
-    }
-    Err(Error::TooLarge { what, limit: limit as u64, actual: actual as u64 })
 }

@@ -8,9 +8,10 @@ use rusqlite::fallible_iterator::FallibleIterator;
 use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{Batch, CachedStatement, Connection, Row, StatementStatus, ToSql, ffi};
 
-use crate::command::{Parameter, Statement, StatementResult, Value};
+use crate::answer::StatementResult;
 use crate::limits;
 use crate::sandbox::{Fence, READ_ONLY_KV};
+use crate::step::{Argument, Parameter, Statement, Value};
 
 /// Why a client's SQL did not do what it should.
 #[derive(Debug)]
@@ -199,6 +200,9 @@ fn values(row: &Row<'_>, columns: usize) -> rusqlite::Result<Vec<Value>> {
 /// Gives each parameter its value. Left out is an error: SQLite would take NULL.
 fn bind(compiled: &mut rusqlite::Statement<'_>, parameters: &[Parameter]) -> Result<(), Failure> {
     for (position, value) in places(compiled, parameters)? {
+        let Argument::Given(value) = value else {
+            return Err(statement("a value can come from an earlier step only in a program"));
+        };
         compiled.raw_bind_parameter(position, value).map_err(failure)?;
     }
     Ok(())
@@ -208,9 +212,9 @@ fn bind(compiled: &mut rusqlite::Statement<'_>, parameters: &[Parameter]) -> Res
 pub(crate) fn places<'a>(
     compiled: &rusqlite::Statement<'_>,
     parameters: &'a [Parameter],
-) -> Result<Vec<(usize, &'a Value)>, Failure> {
+) -> Result<Vec<(usize, &'a Argument)>, Failure> {
     let count = compiled.parameter_count();
-    let mut values: Vec<Option<&Value>> = vec![None; count];
+    let mut values: Vec<Option<&Argument>> = vec![None; count];
     let mut next = 1;
     for Parameter { name, value } in parameters {
         let position = match name {

@@ -19,7 +19,7 @@
 //! use raft_core::membership::Membership;
 //! use raft_core::port::{LogStore, StateMachine, Stored};
 //! use raft_core::types::{ClusterId, Entry, EntryId, Index, NodeId, Payload, Term};
-//! use raft_store_sqlite::{Command, DataDir, Operation, Outcome, Parts};
+//! use raft_store_sqlite::{Command, DataDir, Operation, Outcome, Parts, StepResult};
 //!
 //! # fn main() -> Result<(), raft_store_sqlite::Error> {
 //! # let folder = tempfile::tempdir().unwrap();
@@ -29,12 +29,13 @@
 //! let Parts { mut log, mut state_machine, reader } = folder.into_parts()?;
 //!
 //! // What a driver does with a command, less the consensus: store it, then apply it.
-//! let operation = Operation::Put { key: "colour".into(), value: "blue".into() };
+//! let operation = Operation::put("colour", "blue");
 //! let command = Command { time_ms: 1_795_437_296_789, seed: [1; 16], session: None, operation };
 //! let entry = Entry { id: EntryId::new(Index(2), Term(1)), payload: Payload::Command(command.encode()) };
 //! log.write(&[raft_core::effect::Persist { entries: vec![entry].into(), ..Default::default() }])?;
 //! let answers = state_machine.apply(&log.read(Index(1), u64::MAX)?)?;
-//! assert_eq!(answers[1].as_ref().unwrap().outcome, Outcome::Put { replaced: false });
+//! let put = StepResult::Put { replaced: false, previous: None };
+//! assert_eq!(answers[1].as_ref().unwrap().outcome, Outcome::Ran(vec![put]));
 //!
 //! // Anyone may read meanwhile.
 //! let seen = reader.get(&"colour".into())?;
@@ -43,6 +44,7 @@
 //! # }
 //! ```
 
+mod answer;
 mod codec;
 mod command;
 mod data_dir;
@@ -60,11 +62,17 @@ mod schema;
 mod snapshot;
 mod state_file;
 mod state_machine;
+mod step;
 
-pub use command::{Answer, Command, Operation, Outcome, Parameter, SessionId, Statement, StatementResult, Value};
+pub use answer::{Answer, Found, KeyValue, Outcome, StatementResult, StepResult};
+pub use command::{Command, Operation, SessionId};
 pub use data_dir::{DataDir, Parts, log_path, state_path};
 pub use dump::dump;
 pub use error::Error;
 pub use log::SqliteLog;
 pub use reader::{Kind, ReadLimits, Reader, Seen};
-pub use state_machine::{KeyValue, SqliteStateMachine};
+pub use state_machine::SqliteStateMachine;
+pub use step::{
+    Action, Argument, Compare, Detail, Expect, KeyRange, Lookup, Output, Parameter, Put, Relation, Statement, Step,
+    Target, Value,
+};

@@ -3,13 +3,19 @@
 //! These limits are part of what an entry means: when it is applied, all but [`COMMAND_BYTES`] are checked again, so
 //! nodes with different limits would part ways. A change needs a new version of the command format.
 
+use crate::error::Error;
+
 /// The longest key, in bytes. The shortest is one byte.
 pub const KEY_BYTES: usize = 64 << 10;
 /// The longest value, in bytes.
 pub const VALUE_BYTES: usize = 1 << 20;
 /// The longest SQL text of a statement, in bytes.
 pub const SQL_BYTES: usize = 1 << 20;
-/// The most SQL statements in a command.
+/// The most steps of a program, those within conditions included.
+pub const STEPS: usize = 1024;
+/// How deep conditions may stand in each other.
+pub const DEPTH: usize = 8;
+/// The most SQL statements that a command may run.
 pub const STATEMENTS: usize = 1024;
 /// The most parameters of a statement.
 pub const PARAMETERS: usize = 32_766;
@@ -19,6 +25,12 @@ pub const COMMAND_BYTES: usize = 4 << 20;
 pub const CLIENT_BYTES: usize = 64;
 /// How far a client's sequence may run ahead of the answers it has confirmed: the most answers that are kept for it.
 pub const UNANSWERED: u64 = 4096;
+/// The longest time that a lease may be granted for, in milliseconds: a hundred years.
+pub const LEASE_MS: u64 = 100 * 365 * 24 * 60 * 60 * 1000;
+/// How long a session lasts that is not used, in milliseconds of log time.
+pub const SESSION_MS: u64 = 60 * 60 * 1000;
+/// The most sessions that are kept.
+pub const SESSIONS: u64 = 1_000_000;
 /// The most bytes that a command's rows may count: 8 for each row, each value and each name of a column, and the length of
 /// texts, blobs and names.
 pub const ANSWER_BYTES: usize = 1 << 20;
@@ -29,3 +41,9 @@ pub const MESSAGE_BYTES: usize = 4096;
 pub const SQL_STEPS: u64 = 100_000_000;
 /// The longest text, blob or row that SQL may make, in bytes.
 pub const SQL_VALUE_BYTES: usize = 16 << 20;
+
+/// Checks a size against its limit.
+pub(crate) fn at_most<N: TryInto<u64>>(what: &'static str, limit: N, actual: N) -> Result<(), Error> {
+    let [limit, actual] = [limit, actual].map(|number| number.try_into().unwrap_or(u64::MAX));
+    if actual <= limit { Ok(()) } else { Err(Error::TooLarge { what, limit, actual }) }
+}

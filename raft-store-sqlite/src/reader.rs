@@ -8,7 +8,7 @@ use raft_core::types::EntryId;
 use rusqlite::fallible_iterator::FallibleIterator;
 use rusqlite::{Batch, Connection, ErrorCode};
 
-use crate::command::{Statement, StatementResult, check_key, check_statements};
+use crate::answer::{KeyValue, StatementResult};
 use crate::error::Error;
 use crate::execution::{self, Budget, Failure, first_word};
 use crate::moment::{Moment, now_ms, random_seed};
@@ -16,7 +16,8 @@ use crate::position::Position;
 use crate::sandbox::Fence;
 use crate::schema::run;
 use crate::state_file::{ReadConnection, StateFile};
-use crate::state_machine::{KeyValue, find};
+use crate::state_machine::find;
+use crate::step::{Statement, check_key, check_statements};
 
 /// Reads a node's state, on connections of its own: it never holds up the writer, nor does the writer hold it up. Each
 /// call sees one state, the latest that was applied when it began.

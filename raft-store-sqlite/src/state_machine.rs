@@ -23,7 +23,8 @@ use raft_core::types::{ClusterId, Entry, EntryId, Payload, Snapshot};
 use rusqlite::Connection;
 use rusqlite::config::DbConfig;
 
-use crate::command::{Answer, Command, Operation, Outcome};
+use crate::answer::{Answer, Outcome};
+use crate::command::{Command, Operation};
 use crate::error::Error;
 use crate::position::{Position, expect_cluster};
 use crate::sandbox::{self, Sandbox};
@@ -32,7 +33,6 @@ use crate::snapshot::{Captures, SnapshotFolder};
 use crate::state_file::StateFile;
 use session::Standing;
 
-pub use kv::KeyValue;
 pub(crate) use kv::find;
 
 /// The state of a node, in `raft_node_<id>.db`.
@@ -208,14 +208,13 @@ impl SqliteStateMachine {
             }
         }
         let outcome = match &command.operation {
-            Operation::Put { key, value } => self.put(key, value).map_err(Error::sqlite(APPLYING))?,
-            Operation::Delete { key } => self.delete(key).map_err(Error::sqlite(APPLYING))?,
-            Operation::Sql { statements } => match self.run_sql(statements, command.seed)? {
+            Operation::Run(steps) => match self.run_program(steps, command.seed)? {
                 sql::Ended::With(outcome) => outcome,
                 sql::Ended::LostTransaction(why) => return Ok(Ran::LostTransaction(why)),
                 sql::Ended::MadeDeferredKeys(_) if with_others => return Ok(Ran::NeedsOwnTransaction),
                 sql::Ended::MadeDeferredKeys(outcome) => outcome,
             },
+            _ => Outcome::failed(NOT_YET.into()),
         };
         let answer = self.answer(outcome);
         if let Some(session) = &command.session {
@@ -378,6 +377,7 @@ impl Drop for SqliteStateMachine {
 }
 
 const APPLYING: &str = "applying entries";
+const NOT_YET: &str = "this version does not carry this out";
 
 fn decode(entry: &Entry) -> Result<Step, Error> {
     let id = entry.id;

@@ -57,6 +57,7 @@ fn session() -> impl Strategy<Value = Option<SessionId>> {
     let client = prop_oneof![Just("one"), Just("two")];
     prop::option::of((client, 1..20u64, 0..6u64).prop_map(|(client, sequence, behind)| SessionId {
         client: client.into(),
+        opened_ms: common::TIME_MS,
         sequence,
         answered: sequence.saturating_sub(behind + 1),
     }))

@@ -6,7 +6,10 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use bytes::Bytes;
-use common::{Store, TIME_MS, command, delete, entry, failure, in_session, membership, put, sql};
+use common::{
+    Store, TIME_MS, command, delete, entry, failure, in_session, membership, put, sql, statement_results, was_deleted,
+    was_put,
+};
 use proptest::prelude::*;
 use raft_core::port::{LogStore, StateMachine};
 use raft_core::types::{EntryId, Index, NodeId, Payload, Term};
@@ -29,12 +32,12 @@ fn keys_have_the_revisions_of_etcd() {
     let commands = [put("a", "1"), put("b", "1"), put("a", "2"), delete("b"), delete("b"), put("b", "3")].map(command);
     let answers = store.apply(&commands);
     let expected = [
-        (2, Outcome::Put { replaced: false }),
-        (3, Outcome::Put { replaced: false }),
-        (4, Outcome::Put { replaced: true }),
-        (5, Outcome::Deleted { count: 1 }),
-        (5, Outcome::Deleted { count: 0 }),
-        (6, Outcome::Put { replaced: false }),
+        (2, was_put(false)),
+        (3, was_put(false)),
+        (4, was_put(true)),
+        (5, was_deleted(1)),
+        (5, was_deleted(0)),
+        (6, was_put(false)),
     ];
     assert_eq!(answers, expected.map(|(revision, outcome)| Answer { revision, outcome }));
     let a = store.parts.reader.get(&"a".into()).unwrap().value.unwrap();
@@ -52,9 +55,9 @@ fn keys_and_values_are_bytes() {
     let all: Vec<Bytes> =
         [&b"text"[..], "grün".as_bytes(), b"\xff\xfe", b"a\0b", b"\0", b"1", b"1.0", b"x'00'"].map(Bytes::from).into();
     for key in &all {
-        store.run(Operation::Put { key: key.clone(), value: key.clone() });
+        store.run(Operation::put(key.clone(), key.clone()));
     }
-    store.run(Operation::Put { key: "empty".into(), value: Bytes::new() });
+    store.run(Operation::put("empty", Bytes::new()));
     for key in &all {
         assert_eq!(store.parts.reader.get(key).unwrap().value.unwrap().value, key);
     }
@@ -328,7 +331,7 @@ fn a_forgotten_answer_is_refused_and_never_guessed() {
     ]);
     assert_eq!(answers[0].outcome, Outcome::Forgotten);
     assert_eq!(answers[1].outcome, Outcome::Forgotten);
-    assert_eq!(answers[2], Answer { revision: 4, outcome: Outcome::Put { replaced: true } });
+    assert_eq!(answers[2], Answer { revision: 4, outcome: was_put(true) });
     assert_eq!(store.parts.reader.get(&"a".into()).unwrap().value.unwrap().value, "3");
     assert_eq!(store.dump().matches("x'636c69656e74', 3, ").count(), 1, "the other answers are gone");
 }
@@ -341,7 +344,7 @@ fn what_a_client_has_confirmed_it_can_not_take_back() {
         in_session(4, 0, put("a", "4")),
         in_session(1, 0, put("a", "1")),
     ]);
-    assert_eq!(answers[1].outcome, Outcome::Put { replaced: true });
+    assert_eq!(answers[1].outcome, was_put(true));
     assert_eq!(answers[2].outcome, Outcome::Forgotten);
 }
 
@@ -363,9 +366,9 @@ fn a_client_that_confirms_no_answers_is_refused_before_it_fills_the_store() {
         in_session(limit + 1, 0, put("a", "2")),
         in_session(limit + 1, 1, put("a", "3")),
     ]);
-    assert_eq!(answers[0].outcome, Outcome::Put { replaced: false });
+    assert_eq!(answers[0].outcome, was_put(false));
     assert_eq!(answers[1].outcome, Outcome::TooManyUnanswered);
-    assert_eq!(answers[2].outcome, Outcome::Put { replaced: true });
+    assert_eq!(answers[2].outcome, was_put(true));
 }
 
 #[test]
@@ -374,7 +377,7 @@ fn parameters_are_bound_by_position_and_by_name() {
     store.sql(&["CREATE TABLE t (a, b, c, d, e)"]);
     let values = [int(i64::MIN), Value::Real(0.1), text("it's; \0"), Value::Blob(b"\xff"[..].into()), Value::Null];
     let insert = Statement::with("INSERT INTO t VALUES (?, ?, ?, ?, ?)", values.clone());
-    let named = |name: &str, value: Value| Parameter { name: Some(name.into()), value };
+    let named = |name: &str, value: Value| Parameter { name: Some(name.into()), value: value.into() };
     let select = Statement {
         sql: "SELECT * FROM t WHERE a = :a AND b = $b AND c = @c".into(),
         parameters: vec![
@@ -383,16 +386,16 @@ fn parameters_are_bound_by_position_and_by_name() {
             named(":a", values[0].clone()),
         ],
     };
-    let outcome = store.run(Operation::Sql { statements: vec![insert, select] });
-    let Outcome::Sql(results) = outcome else { panic!("{outcome:?}") };
+    let outcome = store.run(Operation::sql([insert, select]));
+    let results = statement_results(outcome);
     assert_eq!(results[1].rows, [values]);
 }
 
 #[test]
 fn parameters_that_do_not_fit_fail_with_a_reason() {
     let mut store = Store::new();
-    let named = |name: &str| Parameter { name: Some(name.into()), value: Value::Null };
-    let positional = || Parameter { name: None, value: Value::Null };
+    let named = |name: &str| Parameter { name: Some(name.into()), value: Value::Null.into() };
+    let positional = || Parameter { name: None, value: Value::Null.into() };
     for (sql, parameters, reason) in [
         ("SELECT ?", vec![], "there is no value for parameter 1 of 1"),
         ("SELECT ?, :x", vec![positional()], "there is no value for parameter 2 (:x) of 2"),
@@ -405,7 +408,7 @@ fn parameters_that_do_not_fit_fail_with_a_reason() {
         let statements = vec![Statement { sql: sql.into(), parameters }];
         let prepared = store.parts.reader.prepare(&statements).unwrap_err().to_string();
         assert!(prepared.contains(reason), "{sql}: {prepared}");
-        let applied = failure(store.run(Operation::Sql { statements }));
+        let applied = failure(store.run(Operation::sql(statements)));
         assert!(applied.contains(reason), "{sql}: {applied}");
     }
 }
@@ -526,7 +529,7 @@ fn a_command_over_a_limit_fails_when_it_is_applied_too() {
         "the value (bytes) is too large: 1048577, and at most 1048576 are allowed"
     );
     assert_eq!(failure(store.run(put("", ""))), "a key has at least one byte");
-    assert_eq!(store.run(put(&long[1..], &value[1..])), Outcome::Put { replaced: false });
+    assert_eq!(store.run(put(&long[1..], &value[1..])), was_put(false));
 }
 
 #[test]
@@ -586,10 +589,7 @@ fn the_time_never_falls() {
     let answers = store.apply(&[at(5000), at(4000), at(6500)]);
     let times: Vec<_> = answers
         .into_iter()
-        .map(|answer| match answer.outcome {
-            Outcome::Sql(mut results) => results.remove(0).rows.remove(0).remove(0),
-            other => panic!("{other:?}"),
-        })
+        .map(|answer| statement_results(answer.outcome).remove(0).rows.remove(0).remove(0))
         .collect();
     assert_eq!(times, [Value::Real(5.0), Value::Real(5.0), Value::Real(6.5)]);
 }
@@ -598,7 +598,7 @@ fn the_time_never_falls() {
 fn a_clock_that_is_wildly_wrong_stops_nobody() {
     let mut store = Store::new();
     let command = Command { time_ms: u64::MAX, ..in_session(1, 0, sql(&["SELECT CURRENT_TIMESTAMP"])) };
-    let Outcome::Sql(results) = store.apply(&[command]).remove(0).outcome else { panic!("it should succeed") };
+    let results = statement_results(store.apply(&[command]).remove(0).outcome);
     assert_eq!(results[0].rows, [[text("9999-12-31 23:59:59")]]);
 }
 
@@ -607,12 +607,12 @@ fn a_command_from_a_newer_version_stops_the_node() {
     let mut store = Store::new();
     let before = store.dump();
     let mut newer = command(put("a", "1")).encode().to_vec();
-    newer[0] = 2;
+    newer[0] = 3;
     let entries =
         [entry(1, Payload::Command(command(put("b", "1")).encode())), entry(2, Payload::Command(newer.into()))];
     let error = store.state_machine().apply(&entries).unwrap_err();
     assert!(error.to_string().contains("2@1"), "{error}");
-    assert!(error.to_string().contains("it has format 2"), "{error}");
+    assert!(error.to_string().contains("it has format 3"), "{error}");
     assert!(matches!(store.state_machine().apply(&entries[..1]), Err(Error::Poisoned { .. })));
     assert_eq!(store.dump(), before, "nothing of the batch is applied");
 }
@@ -620,12 +620,12 @@ fn a_command_from_a_newer_version_stops_the_node() {
 #[test]
 fn a_command_of_an_unknown_operation_stops_the_node() {
     // The version is known, but the operation has another tag than any we know.
-    let mut unknown = vec![1, 18, 16];
+    let mut unknown = vec![2, 18, 16];
     unknown.extend([7; 16]);
     unknown.extend([15 << 3 | 2, 0]);
     let error = Command::decode(&unknown).unwrap_err();
     assert!(error.to_string().contains("operation is unknown"), "{error}");
-    for bytes in [&b""[..], b"\0", b"\x01", b"\x01garbage", b"set x=1"] {
+    for bytes in [&b""[..], b"\0", b"\x01", b"\x02", b"\x02garbage", b"set x=1"] {
         Command::decode(bytes).unwrap_err();
     }
 }
@@ -637,9 +637,9 @@ fn a_command_is_decoded_to_what_it_was() {
             "SELECT ?, ?, ?, ?, ?",
             [Value::Null, int(-1), Value::Real(-0.5), text(""), Value::Blob(Bytes::new())],
         ),
-        Statement { sql: String::new(), parameters: vec![Parameter { name: Some(":a".into()), value: int(0) }] },
+        Statement { sql: String::new(), parameters: vec![Parameter { name: Some(":a".into()), value: int(0).into() }] },
     ];
-    for operation in [put("a", ""), delete("b"), Operation::Sql { statements }] {
+    for operation in [put("a", ""), delete("b"), Operation::sql(statements)] {
         let command = in_session(u64::MAX, 3, operation);
         assert_eq!(Command::decode(&command.encode()).unwrap(), command);
     }
@@ -665,15 +665,15 @@ proptest! {
                         before.map_or((revision, 1), |kv| (kv.create_revision, kv.version + 1));
                     let replaced = before.is_some();
                     let (copy, mod_revision) = (key.clone(), revision);
-                    let kv = KeyValue { key: copy, value: value.into(), create_revision, mod_revision, version };
-                    let outcome = store.run(Operation::Put { key, value: kv.value.clone() });
-                    prop_assert_eq!(outcome, Outcome::Put { replaced });
+                    let kv = KeyValue { key: copy, value: value.into(), create_revision, mod_revision, version, lease: 0 };
+                    let outcome = store.run(Operation::put(key, kv.value.clone()));
+                    prop_assert_eq!(outcome, was_put(replaced));
                     twin.insert(name, kv);
                 }
                 None => {
                     let count = u64::from(twin.remove(&name).is_some());
                     revision += count;
-                    prop_assert_eq!(store.run(Operation::Delete { key }), Outcome::Deleted { count });
+                    prop_assert_eq!(store.run(Operation::delete(key)), was_deleted(count));
                 }
             }
             prop_assert_eq!(store.parts.reader.revision().unwrap(), revision);
@@ -708,7 +708,7 @@ fn no_statement_stops_the_node() {
         let _ = store.parts.reader.prepare(&statements);
         let _ = store.parts.reader.query(&statements);
     }
-    assert_eq!(store.run(put("a", "1")), Outcome::Put { replaced: false });
+    assert_eq!(store.run(put("a", "1")), was_put(false));
 }
 
 /// Statements that are long, wide or deep.

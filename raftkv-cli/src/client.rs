@@ -122,6 +122,7 @@ impl Client {
             client_id: session.client_id,
             sequence: session.sequence,
             answered: session.answered,
+            opened_ms: session.opened_ms,
         })
         .await
     }

@@ -6,11 +6,13 @@ use raftkv_proto::MAX_UNANSWERED;
 use raftkv_proto::raftkv::v1::Session as SessionFields;
 use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
+use std::time::SystemTime;
 use tokio::sync::Notify;
 
 /// One client's identity, and the numbers of its writes.
 pub(crate) struct Session {
     client_id: Bytes,
+    opened_ms: u64,
     sequences: Mutex<Sequences>,
     /// Told whenever a write is settled.
     settled: Notify,
@@ -21,7 +23,13 @@ impl Session {
     pub(crate) fn new() -> Result<Self, Error> {
         let mut client_id = [0; 16];
         getrandom::fill(&mut client_id).map_err(|error| Error::Config(format!("no random numbers: {error}")))?;
-        Ok(Self { client_id: Bytes::copy_from_slice(&client_id), sequences: Mutex::default(), settled: Notify::new() })
+        let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        Ok(Self {
+            client_id: Bytes::copy_from_slice(&client_id),
+            opened_ms: u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX),
+            sequences: Mutex::default(),
+            settled: Notify::new(),
+        })
     }
 
     /// Numbers a new write; it is under way until the ticket is dropped. Waits while too many are.
@@ -30,7 +38,8 @@ impl Session {
             // From here on a notice is kept, so none is missed between the look and the wait.
             let settled = self.settled.notified();
             if let Some((sequence, answered)) = self.with(Sequences::begin) {
-                let fields = SessionFields { client_id: self.client_id.clone(), sequence, answered };
+                let Self { client_id, opened_ms, .. } = self;
+                let fields = SessionFields { client_id: client_id.clone(), opened_ms: *opened_ms, sequence, answered };
                 return Ticket { session: self, fields };
             }
             settled.await;

@@ -11,6 +11,7 @@ use raft_core::status::Status;
 use raft_core::types::{Index, NodeId};
 use raft_store_sqlite::{
     Answer, Command, Error, KeyValue, Kind, Operation, Outcome, Reader, Seen, SessionId, Statement, StatementResult,
+    Step, StepResult,
 };
 use raft_transport_grpc::GrpcTransport;
 use tokio::sync::Semaphore;
@@ -44,11 +45,11 @@ pub struct Position {
     pub index: Index,
 }
 
-/// A command that was committed and applied.
+/// A program that was committed and applied.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Applied {
-    /// What came of it; never [`Outcome::Failed`] or another failure.
-    pub outcome: Outcome,
+    /// What came of each step.
+    pub results: Vec<StepResult>,
     /// The state after it.
     pub position: Position,
 }
@@ -115,8 +116,15 @@ impl Store {
         self.node.status()
     }
 
+    /// Replicates a program, and waits until it is applied.
+    pub async fn run(&self, steps: Vec<Step>, session: Option<SessionId>) -> Result<Applied, Failure> {
+        let (outcome, position) = self.execute(Operation::Run(steps), session).await?;
+        let Outcome::Ran(results) = outcome else { return Err(unexpected()) };
+        Ok(Applied { results, position })
+    }
+
     /// Replicates a command, and waits until it is applied.
-    pub async fn execute(&self, operation: Operation, session: Option<SessionId>) -> Result<Applied, Failure> {
+    async fn execute(&self, operation: Operation, session: Option<SessionId>) -> Result<(Outcome, Position), Failure> {
         let command = Command::now(operation, session);
         let command = command.map_err(|_| Failure::NoLeader("the system of this node gives no random numbers"))?;
         command.check().map_err(refused)?;
@@ -127,13 +135,13 @@ impl Store {
         let Answer { revision, outcome } = proposed.response;
         let position = Position { revision, index: proposed.id.index };
         match outcome {
-            Outcome::Failed { message } => Err(Failure::Failed(message)),
+            Outcome::Failed { message } | Outcome::Unexpected { message } => Err(Failure::Failed(message)),
             Outcome::Forgotten => Err(Failure::Forgotten),
             Outcome::TooManyUnanswered => Err(Failure::Invalid(
                 "this client has too many commands whose answers it has not confirmed; confirm some with `answered`"
                     .to_owned(),
             )),
-            outcome => Ok(Applied { outcome, position }),
+            outcome => Ok((outcome, position)),
         }
     }
 
@@ -152,9 +160,13 @@ impl Store {
         if kind == Kind::Read {
             return self.read(move |reader| reader.query(&statements)).await;
         }
-        let applied = self.execute(Operation::Sql { statements }, session).await?;
-        let Outcome::Sql(results) = applied.outcome else { return Err(unexpected()) };
-        Ok((results, applied.position))
+        let applied = self.run(statements.into_iter().map(Step::from).collect(), session).await?;
+        let of_step = |result| match result {
+            StepResult::Sql(results) => Ok(results),
+            _ => Err(unexpected()),
+        };
+        let results = applied.results.into_iter().map(of_step).collect::<Result<Vec<_>, _>>()?;
+        Ok((results.into_iter().flatten().collect(), applied.position))
     }
 
     /// The state's revision on this node; zero if it can't be read.

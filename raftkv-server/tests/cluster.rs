@@ -205,7 +205,7 @@ async fn a_repeated_command_is_applied_once_and_gets_the_first_answer() {
         command: "INSERT INTO t DEFAULT VALUES RETURNING a".to_owned(),
         client_id: "a client".into(),
         sequence: 1,
-        answered: 0,
+        ..Default::default()
     };
     let mut answers = Vec::new();
     for _ in 0..3 {

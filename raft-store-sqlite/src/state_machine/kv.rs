@@ -6,25 +6,10 @@ use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSqlOutput, ValueRe
 use rusqlite::{Connection, OptionalExtension, ToSql};
 
 use super::SqliteStateMachine;
-use crate::command::Outcome;
-
-/// A key with its value.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct KeyValue {
-    /// The key.
-    pub key: Bytes,
-    /// Its value.
-    pub value: Bytes,
-    /// The revision that created the key.
-    pub create_revision: u64,
-    /// The revision that last changed it.
-    pub mod_revision: u64,
-    /// How often it was written since it was created; 1 at first.
-    pub version: u64,
-}
+use crate::answer::{KeyValue, StepResult};
 
 impl SqliteStateMachine {
-    pub(super) fn put(&mut self, key: &[u8], value: &[u8]) -> rusqlite::Result<Outcome> {
+    pub(super) fn put(&mut self, key: &[u8], value: &[u8]) -> rusqlite::Result<StepResult> {
         let revision = self.position.revision + 1;
         let upsert = "INSERT INTO raft_kv (key, create_revision, mod_revision, mod_part, version)
                       VALUES (?1, ?2, ?2, 0, 1)
@@ -40,10 +25,10 @@ impl SqliteStateMachine {
         let row = (revision, &key, StoredBytes::of(value), create_revision, version);
         self.connection.prepare_cached(history)?.execute(row)?;
         self.position.revision = revision;
-        Ok(Outcome::Put { replaced: version > 1 })
+        Ok(StepResult::Put { replaced: version > 1, previous: None })
     }
 
-    pub(super) fn delete(&mut self, key: &[u8]) -> rusqlite::Result<Outcome> {
+    pub(super) fn delete(&mut self, key: &[u8]) -> rusqlite::Result<StepResult> {
         let key = StoredBytes::of(key);
         let count = self.connection.prepare_cached("DELETE FROM raft_kv WHERE key = ?1")?.execute([&key])?;
         if count > 0 {
@@ -54,13 +39,13 @@ impl SqliteStateMachine {
             self.connection.prepare_cached(history)?.execute((revision, &key))?;
             self.position.revision = revision;
         }
-        Ok(Outcome::Deleted { count: count as u64 })
+        Ok(StepResult::Deleted { count: count as u64, previous: Vec::new() })
     }
 }
 
 /// A key and its value, if it is there.
 pub(crate) fn find(connection: &Connection, key: &Bytes) -> rusqlite::Result<Option<KeyValue>> {
-    let sql = "SELECT value, create_revision, mod_revision, version FROM kv WHERE key = ?1";
+    let sql = "SELECT value, create_revision, mod_revision, version, lease FROM kv WHERE key = ?1";
     let read = |row: &rusqlite::Row<'_>| {
         Ok(KeyValue {
             key: key.clone(),
@@ -68,6 +53,7 @@ pub(crate) fn find(connection: &Connection, key: &Bytes) -> rusqlite::Result<Opt
             create_revision: row.get(1)?,
             mod_revision: row.get(2)?,
             version: row.get(3)?,
+            lease: row.get(4)?,
         })
     };
     connection.prepare_cached(sql)?.query_row([StoredBytes::of(key)], read).optional()

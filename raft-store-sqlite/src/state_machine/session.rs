@@ -2,8 +2,9 @@
 
 use rusqlite::{Connection, OptionalExtension};
 
+use crate::answer::Answer;
 use crate::codec;
-use crate::command::{Answer, SessionId};
+use crate::command::SessionId;
 use crate::error::Error;
 use crate::limits::UNANSWERED;
 

@@ -1,13 +1,14 @@
 //! Commands of SQL: all statements, or none.
 
 use super::{APPLYING, Seen, SqliteStateMachine, schema_version};
-use crate::command::{Outcome, Statement, StatementResult};
+use crate::answer::{Outcome, StepResult};
 use crate::error::Error;
 use crate::execution::{self, Budget, Failure};
 use crate::limits::ANSWER_BYTES;
 use crate::moment::Moment;
 use crate::sandbox;
 use crate::schema::run;
+use crate::step::{Action, Argument, KeyRange, Put, Step, Value};
 
 /// How a command of SQL ended.
 pub(super) enum Ended {
@@ -20,10 +21,28 @@ pub(super) enum Ended {
 }
 
 impl SqliteStateMachine {
-    pub(super) fn run_sql(&mut self, statements: &[Statement], seed: [u8; 16]) -> Result<Ended, Error> {
+    /// A program that only sets or deletes a key can't fail, and needs no savepoint.
+    pub(super) fn run_program(&mut self, steps: &[Step], seed: [u8; 16]) -> Result<Ended, Error> {
+        let result = match steps {
+            [
+                Step {
+                    action:
+                        Action::Put(Put { key, value: Argument::Given(Value::Blob(value)), lease: 0, previous: false }),
+                    expect: None,
+                },
+            ] => self.put(key, value).map_err(Error::sqlite(APPLYING))?,
+            [Step { action: Action::Delete { range: KeyRange::Key(key), previous: false }, expect: None }] => {
+                self.delete(key).map_err(Error::sqlite(APPLYING))?
+            }
+            steps => return self.run_steps(steps, seed),
+        };
+        Ok(Ended::With(Outcome::Ran(vec![result])))
+    }
+
+    pub(super) fn run_steps(&mut self, steps: &[Step], seed: [u8; 16]) -> Result<Ended, Error> {
         let before = self.seen_schema().map_err(Error::sqlite(APPLYING))?;
         run(&self.connection, "SAVEPOINT command").map_err(Error::sqlite(APPLYING))?;
-        let run_all = self.run_statements(statements, seed).and_then(|results| {
+        let run_all = self.run_sql(steps, seed).and_then(|results| {
             self.check_schema(before)?;
             Ok(results)
         });
@@ -32,7 +51,7 @@ impl SqliteStateMachine {
             Ok(results) => {
                 run(&self.connection, "RELEASE command").map_err(Error::sqlite(APPLYING))?;
                 let after = self.seen_schema().map_err(Error::sqlite(APPLYING))?;
-                let outcome = Outcome::Sql(results);
+                let outcome = Outcome::Ran(results);
                 let made = after.has_deferred_keys && !before.has_deferred_keys;
                 Ok(if made { Ended::MadeDeferredKeys(outcome) } else { Ended::With(outcome) })
             }
@@ -45,7 +64,7 @@ impl SqliteStateMachine {
         }
     }
 
-    fn lost_transaction(result: Result<Vec<StatementResult>, Failure>) -> Result<Ended, Error> {
+    fn lost_transaction(result: Result<Vec<StepResult>, Failure>) -> Result<Ended, Error> {
         match result {
             Err(Failure::Statement(why) | Failure::Refused(why)) => Ok(Ended::LostTransaction(why)),
             Err(Failure::Sqlite(source)) => Err(Error::Sqlite { doing: APPLYING, source }),
@@ -53,17 +72,18 @@ impl SqliteStateMachine {
         }
     }
 
-    fn run_statements(&self, statements: &[Statement], seed: [u8; 16]) -> Result<Vec<StatementResult>, Failure> {
+    fn run_sql(&self, steps: &[Step], seed: [u8; 16]) -> Result<Vec<StepResult>, Failure> {
         sandbox::forget_earlier_statements(&self.connection).map_err(Failure::Sqlite)?;
         let fence = self.sandbox.enter(Moment::new(self.position.time_ms, seed));
         let mut budget = Budget::new(usize::MAX, ANSWER_BYTES);
-        let mut results = Vec::with_capacity(statements.len());
-        for statement in statements {
+        let mut results = Vec::with_capacity(steps.len());
+        for step in steps {
+            let Action::Sql(statement) = &step.action else { return Err(execution::statement(super::NOT_YET)) };
             let ran = execution::run(&self.connection, &fence, statement, rule, &mut budget);
             if let Some(why) = fence.overstepped() {
                 return Err(Failure::Refused(why));
             }
-            results.extend(ran?);
+            results.push(StepResult::Sql(ran?));
         }
         Ok(results)
     }

@@ -10,7 +10,7 @@ use raft_core::port::{StateMachine, Stored};
 use raft_core::types::{ClusterId, Entry, EntryId, Incarnation, Index, Member, NodeId, Payload, Term};
 use raft_store_sqlite::{
     Answer, Command, DataDir, Error, Operation, Outcome, Parts, SessionId, SqliteStateMachine, Statement,
-    StatementResult, Value, state_path,
+    StatementResult, StepResult, Value, state_path,
 };
 use tempfile::TempDir;
 
@@ -52,10 +52,7 @@ impl Store {
 
     /// Applies one command of SQL, which must succeed.
     pub fn sql(&mut self, statements: &[&str]) -> Vec<StatementResult> {
-        match self.run(sql(statements)) {
-            Outcome::Sql(results) => results,
-            other => panic!("{statements:?}: {other:?}"),
-        }
+        statement_results(self.run(sql(statements)))
     }
 
     /// Applies one command of SQL, which must fail, and says how.
@@ -124,20 +121,20 @@ pub fn command(operation: Operation) -> Command {
 }
 
 pub fn in_session(sequence: u64, answered: u64, operation: Operation) -> Command {
-    let session = Some(SessionId { client: "client".into(), sequence, answered });
+    let session = Some(SessionId { client: "client".into(), opened_ms: TIME_MS, sequence, answered });
     Command { session, ..command(operation) }
 }
 
 pub fn put(key: &str, value: &str) -> Operation {
-    Operation::Put { key: Bytes::copy_from_slice(key.as_bytes()), value: Bytes::copy_from_slice(value.as_bytes()) }
+    Operation::put(Bytes::copy_from_slice(key.as_bytes()), Bytes::copy_from_slice(value.as_bytes()))
 }
 
 pub fn delete(key: &str) -> Operation {
-    Operation::Delete { key: Bytes::copy_from_slice(key.as_bytes()) }
+    Operation::delete(Bytes::copy_from_slice(key.as_bytes()))
 }
 
 pub fn sql(statements: &[&str]) -> Operation {
-    Operation::Sql { statements: statements.iter().map(|text| Statement::new(*text)).collect() }
+    Operation::sql(statements.iter().map(|text| Statement::new(*text)))
 }
 
 pub fn failure(outcome: Outcome) -> String {
@@ -145,4 +142,24 @@ pub fn failure(outcome: Outcome) -> String {
         Outcome::Failed { message } => message,
         other => panic!("{other:?} should have failed"),
     }
+}
+
+/// What comes of setting a key.
+pub fn was_put(replaced: bool) -> Outcome {
+    Outcome::Ran(vec![StepResult::Put { replaced, previous: None }])
+}
+
+/// What comes of deleting a key.
+pub fn was_deleted(count: u64) -> Outcome {
+    Outcome::Ran(vec![StepResult::Deleted { count, previous: Vec::new() }])
+}
+
+/// What came of each SQL statement of a command.
+pub fn statement_results(outcome: Outcome) -> Vec<StatementResult> {
+    let Outcome::Ran(results) = outcome else { panic!("{outcome:?}") };
+    let of_step = |result| match result {
+        StepResult::Sql(results) => results,
+        other => panic!("{other:?}"),
+    };
+    results.into_iter().flat_map(of_step).collect()
 }

@@ -221,7 +221,7 @@ impl Node {
     }
 
     fn saw(&self, what: impl Into<String>, session: Option<Session>, statements: Vec<Statement>) {
-        let Session { client_id, sequence, answered } = session.unwrap_or_default();
+        let Session { client_id, sequence, answered, .. } = session.unwrap_or_default();
         let seen = Seen {
             node: self.id,
             at: Instant::now(),
@@ -463,8 +463,8 @@ impl RaftService for Node {
         &self,
         request: Request<SubmitCommandRequest>,
     ) -> Result<Response<SubmitCommandReply>, Status> {
-        let SubmitCommandRequest { command, client_id, sequence, answered } = request.into_inner();
-        let session = Session { client_id, sequence, answered };
+        let SubmitCommandRequest { command, client_id, sequence, answered, opened_ms } = request.into_inner();
+        let session = Session { client_id, opened_ms, sequence, answered };
         self.saw(command.clone(), Some(session.clone()), Vec::new());
         let answer = self.act(|| self.run(&command, &session)).await;
         Ok(Response::new(answer.map_or_else(|status| in_reply(self.id, &status), Response::into_inner)))

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use raft_store_sqlite::{Operation, Outcome};
+use raft_store_sqlite::{Action, StepResult};
 use raftkv_proto::raftkv::v1 as wire;
 use raftkv_proto::raftkv::v1::kv_server::Kv;
 use tonic::{Request, Response, Status};
@@ -28,8 +28,8 @@ impl KvService {
 impl Kv for KvService {
     async fn put(&self, request: Request<wire::PutRequest>) -> Result<Response<wire::PutReply>, Status> {
         let wire::PutRequest { key, value, session: from } = request.into_inner();
-        let applied = running(&self.gate)?.store.execute(Operation::Put { key, value }, session(from)).await?;
-        let Outcome::Put { replaced } = applied.outcome else { return Err(unexpected().into()) };
+        let applied = running(&self.gate)?.store.run(vec![Action::put(key, value).into()], session(from)).await?;
+        let [StepResult::Put { replaced, .. }] = *applied.results else { return Err(unexpected().into()) };
         Ok(Response::new(wire::PutReply { header: header(&self.gate, applied.position), replaced }))
     }
 
@@ -48,8 +48,8 @@ impl Kv for KvService {
 
     async fn delete(&self, request: Request<wire::DeleteRequest>) -> Result<Response<wire::DeleteReply>, Status> {
         let wire::DeleteRequest { key, session: from } = request.into_inner();
-        let applied = running(&self.gate)?.store.execute(Operation::Delete { key }, session(from)).await?;
-        let Outcome::Deleted { count } = applied.outcome else { return Err(unexpected().into()) };
+        let applied = running(&self.gate)?.store.run(vec![Action::delete(key).into()], session(from)).await?;
+        let [StepResult::Deleted { count, .. }] = *applied.results else { return Err(unexpected().into()) };
         Ok(Response::new(wire::DeleteReply { header: header(&self.gate, applied.position), deleted: count }))
     }
 }

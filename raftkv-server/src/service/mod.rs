@@ -38,8 +38,8 @@ fn header(gate: &Gate, position: Position) -> Option<AnswerHeader> {
 
 /// The session that makes a command apply once, if the client names itself.
 fn session(session: Option<Session>) -> Option<SessionId> {
-    let Session { client_id, sequence, answered } = session?;
-    (!client_id.is_empty()).then_some(SessionId { client: client_id, sequence, answered })
+    let Session { client_id, opened_ms, sequence, answered } = session?;
+    (!client_id.is_empty()).then_some(SessionId { client: client_id, opened_ms, sequence, answered })
 }
 
 impl From<Failure> for Status {
@@ -90,7 +90,10 @@ mod tests {
     fn a_session_needs_a_client() {
         assert_eq!(session(None), None);
         assert_eq!(session(Some(Session { sequence: 1, ..Session::default() })), None);
-        let named = Session { client_id: "c".into(), sequence: 2, answered: 1 };
-        assert_eq!(session(Some(named)), Some(SessionId { client: "c".into(), sequence: 2, answered: 1 }));
+        let named = Session { client_id: "c".into(), opened_ms: 3, sequence: 2, answered: 1 };
+        assert_eq!(
+            session(Some(named)),
+            Some(SessionId { client: "c".into(), opened_ms: 3, sequence: 2, answered: 1 })
+        );
     }
 }

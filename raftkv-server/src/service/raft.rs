@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use raft_core::types::{ClusterId, Identity, Incarnation, NodeId};
-use raft_store_sqlite::{Operation, Outcome as Applied, Statement, StatementResult, Value};
+use raft_store_sqlite::{Action, Statement, StatementResult, StepResult, Value};
 use raft_transport_grpc::handshake::{Handshake, Mismatch, Purpose};
 use raft_transport_grpc::{
     AppendEntriesStream, GrpcTransport, InstallSnapshotStream, Options, PeerStatus, Throttle, identify,
@@ -158,18 +158,18 @@ struct Done {
 }
 
 async fn submit(gate: &Gate, request: wire::SubmitCommandRequest) -> Result<Done, Failure> {
-    let wire::SubmitCommandRequest { command, client_id, sequence, answered } = request;
-    let session = session(Some(Session { client_id, sequence, answered }));
+    let wire::SubmitCommandRequest { command, client_id, sequence, answered, opened_ms } = request;
+    let session = session(Some(Session { client_id, opened_ms, sequence, answered }));
     let command = command_text::parse(&command).map_err(|error| Failure::Invalid(error.to_string()))?;
     let store = &running(gate)?.store;
     match command {
         CommandText::Set { key, value } => {
-            let applied = store.execute(Operation::Put { key, value }, session).await?;
+            let applied = store.run(vec![Action::put(key, value).into()], session).await?;
             Ok(Done { outcome: Outcome::Ok, text: String::new(), position: applied.position })
         }
         CommandText::Delete { key } => {
-            let applied = store.execute(Operation::Delete { key }, session).await?;
-            let Applied::Deleted { count } = applied.outcome else { return Err(unexpected()) };
+            let applied = store.run(vec![Action::delete(key).into()], session).await?;
+            let [StepResult::Deleted { count, .. }] = *applied.results else { return Err(unexpected()) };
             Ok(Done { outcome: Outcome::Ok, text: count.to_string(), position: applied.position })
         }
         CommandText::Get { key } => {

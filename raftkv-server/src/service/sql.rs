@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use raft_store_sqlite::{Parameter, Statement, StatementResult, Value};
+use raft_store_sqlite::{Argument, Parameter, Statement, StatementResult, Value};
 use raftkv_proto::raftkv::v1 as wire;
 use raftkv_proto::raftkv::v1::sql_server::Sql;
 use raftkv_proto::raftkv::v1::value::Kind;
@@ -49,7 +49,7 @@ fn parameter_from_wire(parameter: wire::Parameter) -> Parameter {
         Some(Kind::Text(text)) => Value::Text(text),
         Some(Kind::Blob(blob)) => Value::Blob(blob),
     };
-    Parameter { name: (!name.is_empty()).then_some(name), value }
+    Parameter { name: (!name.is_empty()).then_some(name), value: Argument::Given(value) }
 }
 
 fn result_to_wire(result: StatementResult) -> wire::StatementResult {
@@ -83,8 +83,14 @@ mod tests {
             Value::Blob("b".into()),
         ] {
             let wire = wire::Parameter { name: ":x".to_owned(), value: Some(value_to_wire(value.clone())) };
-            assert_eq!(parameter_from_wire(wire), Parameter { name: Some(":x".to_owned()), value });
+            assert_eq!(
+                parameter_from_wire(wire),
+                Parameter { name: Some(":x".to_owned()), value: Argument::Given(value) }
+            );
         }
-        assert_eq!(parameter_from_wire(wire::Parameter::default()), Parameter { name: None, value: Value::Null });
+        assert_eq!(
+            parameter_from_wire(wire::Parameter::default()),
+            Parameter { name: None, value: Argument::Given(Value::Null) }
+        );
     }
 }
