@@ -74,6 +74,7 @@
 //! version), and `thesis §4.2.3` one of Ongaro's thesis, "Consensus: Bridging Theory and Practice".
 
 #![no_std]
+#![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
 extern crate alloc;

@@ -302,6 +302,9 @@ pub(crate) fn explain(failure: Failure, fence: &Fence<'_>) -> Failure {
         (Failure::Statement(message), None) if message == "cannot modify kv because it is a view" => {
             Failure::Refused(READ_ONLY_KV.into())
         }
+        (Failure::Statement(message), None) if message == "local time unavailable" => Failure::Refused(
+            "the modifiers 'localtime' and 'utc' are not allowed: nodes may be in different time zones".into(),
+        ),
         (failure, _) => failure,
     }
 }

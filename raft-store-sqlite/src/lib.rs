@@ -45,6 +45,7 @@
 //! ```
 
 mod answer;
+mod clock;
 mod codec;
 mod command;
 mod data_dir;

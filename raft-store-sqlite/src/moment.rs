@@ -1,33 +1,65 @@
 //! Time and chance as SQL sees them: both come from the command, so they are the same on every node.
 //!
-//! SQLite's own functions of time and chance are replaced on each connection, also where a DEFAULT, a trigger or a view
-//! calls them. The new ones of time put the command's time in place of `now` and let SQLite's own do the rest, on a
-//! connection of their own. What depends on a node's time zone is an error. One thing is lost: SQLite can't know that a
-//! replaced function is pure when it is given a fixed time, so functions of time can't be used in an index, a CHECK or
-//! a generated column.
+//! A moment holds for a thread, since SQLite works on the thread that calls it. SQLite's own functions of time see it through
+//! their [clock](crate::clock). `random` and `randomblob` are replaced on each connection, also where a DEFAULT, a trigger or a
+//! view calls them.
 
-use std::cell::OnceCell;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::cell::Cell;
+use std::marker::PhantomData;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use rusqlite::functions::{Context, FunctionFlags};
-use rusqlite::types::{Value, ValueRef};
-use rusqlite::{Connection, Error, Result, params_from_iter};
+use rusqlite::{Connection, Error, Result};
 
 use crate::limits::SQL_VALUE_BYTES;
 
 /// The time and chance of one command.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Moment {
     /// Milliseconds since 1970.
     time_ms: u64,
     chance: Chance,
 }
 
+thread_local! {
+    /// What SQL sees on this thread. Nothing while none of a client's runs.
+    static PRESENT: Cell<Option<Moment>> = const { Cell::new(None) };
+}
+
+/// While it lives, SQL on this thread sees a moment.
+pub(crate) struct Present {
+    before: Option<Moment>,
+    stays_on_its_thread: PhantomData<*const ()>,
+}
+
 impl Moment {
     pub(crate) fn new(time_ms: u64, seed: [u8; 16]) -> Self {
         Self { time_ms, chance: Chance::new(seed) }
     }
+
+    /// Makes this what SQL sees on this thread, until the result is dropped.
+    pub(crate) fn begin(self) -> Present {
+        Present { before: PRESENT.replace(Some(self)), stays_on_its_thread: PhantomData }
+    }
+}
+
+impl Drop for Present {
+    fn drop(&mut self) {
+        PRESENT.set(self.before);
+    }
+}
+
+/// The time that SQL sees on this thread, in milliseconds since 1970, if it sees any but that of the system.
+pub(crate) fn present_ms() -> Option<u64> {
+    PRESENT.get().map(|moment| moment.time_ms)
+}
+
+/// The next random number on this thread.
+fn draw() -> Result<u64> {
+    let mut moment = PRESENT.get().ok_or_else(|| failure("there is no chance outside of a command".into()))?;
+    let number = moment.chance.next();
+    PRESENT.set(Some(moment));
+    Ok(number)
 }
 
 /// The wall clock, in milliseconds since 1970.
@@ -43,158 +75,26 @@ pub(crate) fn random_seed() -> Result<[u8; 16], crate::error::Error> {
     Ok(seed)
 }
 
-/// What the functions of a connection see.
-#[derive(Clone, Default)]
-pub(crate) struct SharedMoment(Arc<Mutex<Moment>>);
-
-impl SharedMoment {
-    pub(crate) fn set(&self, moment: Moment) {
-        *self.lock() = moment;
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Moment> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Replaces the functions of time and chance on `connection`.
-pub(crate) fn install(connection: &Connection, moment: &SharedMoment) -> Result<()> {
-    // Innocuous: they may be called from the schema. Not deterministic: each call of random() gives another number.
+/// Replaces the functions of chance on `connection`.
+pub(crate) fn install(connection: &Connection) -> Result<()> {
+    // Innocuous: they may be called from the schema. Not deterministic: each call gives another number.
     let flags = FunctionFlags::SQLITE_UTF8 | FunctionFlags::SQLITE_INNOCUOUS;
-    let chance = moment.clone();
-    connection.create_scalar_function("random", 0, flags, move |_| Ok(chance.lock().chance.next().cast_signed()))?;
-    let chance = moment.clone();
-    connection.create_scalar_function("randomblob", 1, flags, move |call| random_blob(&chance, call))?;
-    let calendar = Arc::new(Mutex::new(Calendar { moment: moment.clone(), sqlite: OnceCell::new() }));
-    for function in FUNCTIONS_OF_TIME {
-        let calendar = calendar.clone();
-        connection.create_scalar_function(function.name, function.arguments, flags, move |call| {
-            let arguments = (0..call.len()).map(|n| owned(call.get_raw(n))).collect();
-            calendar.lock().unwrap_or_else(PoisonError::into_inner).call(function, arguments)
-        })?;
-    }
-    Ok(())
+    connection.create_scalar_function("random", 0, flags, |_| draw().map(u64::cast_signed))?;
+    connection.create_scalar_function("randomblob", 1, flags, random_blob)
 }
 
-fn random_blob(moment: &SharedMoment, call: &Context<'_>) -> Result<Vec<u8>> {
+fn random_blob(call: &mut Context<'_>) -> Result<Vec<u8>> {
     let wanted = call.get::<Option<i64>>(0).unwrap_or_default().unwrap_or_default().max(1);
     let bytes = usize::try_from(wanted).unwrap_or(usize::MAX);
     if bytes > SQL_VALUE_BYTES {
         return Err(failure(format!("randomblob({wanted}) is too big: at most {SQL_VALUE_BYTES} bytes are allowed")));
     }
-    let mut moment = moment.lock();
-    let mut blob: Vec<u8> = (0..bytes.div_ceil(8)).flat_map(|_| moment.chance.next().to_le_bytes()).collect();
+    let mut blob = Vec::with_capacity(bytes + 7);
+    while blob.len() < bytes {
+        blob.extend(draw()?.to_le_bytes());
+    }
     blob.truncate(bytes);
     Ok(blob)
-}
-
-/// A function of time.
-struct FunctionOfTime {
-    name: &'static str,
-    /// How many arguments it takes; -1 for any number.
-    arguments: i32,
-    /// What SQLite runs for it.
-    runs: &'static str,
-    /// Which of its arguments is the first to say a time; all after it but the last `times` modify that.
-    time: usize,
-    /// How many arguments say a time.
-    times: usize,
-}
-
-const FUNCTIONS_OF_TIME: &[FunctionOfTime] = &[
-    FunctionOfTime { name: "date", arguments: -1, runs: "date", time: 0, times: 1 },
-    FunctionOfTime { name: "time", arguments: -1, runs: "time", time: 0, times: 1 },
-    FunctionOfTime { name: "datetime", arguments: -1, runs: "datetime", time: 0, times: 1 },
-    FunctionOfTime { name: "julianday", arguments: -1, runs: "julianday", time: 0, times: 1 },
-    FunctionOfTime { name: "unixepoch", arguments: -1, runs: "unixepoch", time: 0, times: 1 },
-    FunctionOfTime { name: "strftime", arguments: -1, runs: "strftime", time: 1, times: 1 },
-    FunctionOfTime { name: "timediff", arguments: 2, runs: "timediff", time: 0, times: 2 },
-    FunctionOfTime { name: "current_date", arguments: 0, runs: "date", time: 0, times: 1 },
-    FunctionOfTime { name: "current_time", arguments: 0, runs: "time", time: 0, times: 1 },
-    FunctionOfTime { name: "current_timestamp", arguments: 0, runs: "datetime", time: 0, times: 1 },
-];
-
-/// Computes with dates, as SQLite does.
-struct Calendar {
-    moment: SharedMoment,
-    /// Holds nothing; made when it is first needed.
-    sqlite: OnceCell<Connection>,
-}
-
-impl Calendar {
-    fn call(&mut self, function: &FunctionOfTime, mut arguments: Vec<Value>) -> Result<Value> {
-        if arguments.len() == function.time {
-            arguments.push(Value::Text("now".into()));
-        }
-        let mut wants_fractions = false;
-        for (position, argument) in arguments.iter_mut().enumerate().skip(function.time) {
-            let says_time = position < function.time + function.times;
-            match word(argument).as_deref() {
-                Some("now") if says_time => *argument = self.now()?,
-                Some("subsec" | "subsecond") if says_time => {
-                    *argument = self.now()?;
-                    wants_fractions = true;
-                }
-                Some(zone @ ("localtime" | "utc")) => {
-                    return Err(failure(format!(
-                        "the modifier '{zone}' is not allowed: nodes may be in different time zones"
-                    )));
-                }
-                _ => {}
-            }
-        }
-        if wants_fractions && function.times == 1 {
-            arguments.push(Value::Text("subsec".into()));
-        }
-        let places = (1..=arguments.len()).map(|n| format!("?{n}")).collect::<Vec<_>>().join(", ");
-        let sql = format!("SELECT {}({places})", function.runs);
-        self.sqlite()?.prepare_cached(&sql)?.query_row(params_from_iter(arguments), |row| row.get(0))
-    }
-
-    /// The time of the command, in full.
-    fn now(&self) -> Result<Value> {
-        let time_ms = self.moment.lock().time_ms;
-        #[expect(clippy::cast_precision_loss, reason = "exact for the next 285,000 years")]
-        let seconds = time_ms as f64 / 1000.0;
-        let sql = "SELECT strftime('%Y-%m-%d %H:%M:%f', ?1, 'unixepoch')";
-        let now: Value = self.sqlite()?.prepare_cached(sql)?.query_row([seconds], |row| row.get(0))?;
-        match now {
-            Value::Text(_) => Ok(now),
-            _ => Err(failure(format!("the command's time ({time_ms} ms) is outside the calendar"))),
-        }
-    }
-
-    fn sqlite(&self) -> Result<&Connection> {
-        if let Some(connection) = self.sqlite.get() {
-            return Ok(connection);
-        }
-        let connection = Connection::open_in_memory()?;
-        Ok(self.sqlite.get_or_init(|| connection))
-    }
-}
-
-/// A text that is not UTF-8 may stay as its bytes: no function of time tells the difference.
-fn owned(value: ValueRef<'_>) -> Value {
-    match value {
-        ValueRef::Text(bytes) => {
-            String::from_utf8(bytes.into()).map_or_else(|bytes| Value::Blob(bytes.into_bytes()), Value::Text)
-        }
-        ValueRef::Blob(bytes) => Value::Blob(bytes.into()),
-        ValueRef::Null => Value::Null,
-        ValueRef::Integer(integer) => Value::Integer(integer),
-        ValueRef::Real(real) => Value::Real(real),
-    }
-}
-
-/// A text as SQLite's functions of time read it: up to the first NUL, in any case.
-fn word(value: &Value) -> Option<String> {
-    let bytes = match value {
-        Value::Text(text) => text.as_bytes(),
-        Value::Blob(blob) => blob,
-        _ => return None,
-    };
-    let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
-    str::from_utf8(&bytes[..end]).ok().map(str::to_ascii_lowercase)
 }
 
 fn failure(message: String) -> Error {
@@ -231,17 +131,20 @@ impl Chance {
 
 #[cfg(test)]
 mod tests {
+    use rusqlite::OpenFlags;
+
     use super::*;
+    use crate::clock;
 
     /// 2026-11-23 12:34:56.789.
     const TIME_MS: u64 = 1_795_437_296_789;
 
-    fn connection(time_ms: u64, seed: u8) -> Connection {
-        let connection = Connection::open_in_memory().unwrap();
-        let moment = SharedMoment::default();
-        install(&connection, &moment).unwrap();
-        moment.set(Moment::new(time_ms, [seed; 16]));
-        connection
+    /// A connection, and what holds while the second is kept.
+    fn connection(time_ms: u64, seed: u8) -> (Connection, Present) {
+        let vfs = clock::vfs().unwrap();
+        let connection = Connection::open_in_memory_with_flags_and_vfs(OpenFlags::default(), vfs).unwrap();
+        install(&connection).unwrap();
+        (connection, Moment::new(time_ms, [seed; 16]).begin())
     }
 
     fn text(connection: &Connection, sql: &str) -> String {
@@ -250,7 +153,7 @@ mod tests {
 
     #[test]
     fn all_that_tells_the_time_tells_the_commands() {
-        let connection = connection(TIME_MS, 1);
+        let (connection, _present) = connection(TIME_MS, 1);
         for (sql, expected) in [
             ("CURRENT_TIMESTAMP", "2026-11-23 12:34:56"),
             ("CURRENT_DATE", "2026-11-23"),
@@ -277,7 +180,7 @@ mod tests {
 
     #[test]
     fn a_given_time_is_computed_with_as_sqlite_does() {
-        let (ours, sqlites) = (connection(TIME_MS, 1), Connection::open_in_memory().unwrap());
+        let ((ours, _present), sqlites) = (connection(TIME_MS, 1), Connection::open_in_memory().unwrap());
         for sql in [
             "coalesce(date('nonsense'), 'null')",
             "date('2024-02-28', '+1 day')",
@@ -301,20 +204,21 @@ mod tests {
              CREATE TRIGGER g AFTER INSERT ON t BEGIN UPDATE t SET x = hex(randomblob(9)) || datetime('now'); END;
              CREATE VIEW v AS SELECT *, date('now') AS today, random() AS more FROM t;
              INSERT INTO t (a) VALUES (1), (2);";
-        let rows = |connection: &Connection| -> Vec<String> {
+        let rows = |seed| -> Vec<String> {
+            let (connection, _present) = connection(TIME_MS, seed);
             connection.execute_batch(script).unwrap();
             let mut select = connection.prepare("SELECT at || chance || x || today || more FROM v").unwrap();
             select.query_map([], |row| row.get(0)).unwrap().collect::<Result<_>>().unwrap()
         };
-        let first = rows(&connection(TIME_MS, 7));
-        assert_eq!(first, rows(&connection(TIME_MS, 7)));
-        assert_ne!(first, rows(&connection(TIME_MS, 8)), "another seed gives other numbers");
+        let first = rows(7);
+        assert_eq!(first, rows(7));
+        assert_ne!(first, rows(8), "another seed gives other numbers");
         assert_ne!(first[0], first[1], "each call gives another number");
     }
 
     #[test]
     fn what_depends_on_the_time_zone_or_the_memory_of_a_node_fails() {
-        let connection = connection(TIME_MS, 1);
+        let (connection, _present) = connection(TIME_MS, 1);
         for sql in
             ["SELECT datetime('now', 'localtime')", "SELECT date('2020-01-01', 'UTC')", "SELECT randomblob(1000000000)"]
         {
@@ -323,13 +227,83 @@ mod tests {
     }
 
     #[test]
-    fn a_time_outside_the_calendar_fails() {
-        connection(u64::MAX, 1).query_row("SELECT date('now')", [], |_| Ok(())).unwrap_err();
+    fn a_given_time_may_be_computed_with_in_indexes_checks_and_generated_columns() {
+        let (connection, _present) = connection(TIME_MS, 1);
+        connection
+            .execute_batch(
+                "CREATE TABLE t (
+                     at CHECK (date(at) >= '2000-01-01'),
+                     day AS (date(at)),
+                     month AS (strftime('%Y-%m', at)) STORED
+                 );
+                 CREATE UNIQUE INDEX one_a_day ON t (date(at));
+                 CREATE INDEX late ON t (at) WHERE time(at) > '22:00';
+                 INSERT INTO t VALUES ('2026-11-23 12:34:56');",
+            )
+            .unwrap();
+        assert_eq!(text(&connection, "(SELECT day || ' ' || month FROM t)"), "2026-11-23 2026-11");
+        for (sql, why) in [
+            ("INSERT INTO t VALUES ('1999-01-01')", "CHECK constraint failed: date(at) >= '2000-01-01'"),
+            ("INSERT INTO t VALUES ('2026-11-23')", "UNIQUE constraint failed: index 'one_a_day'"),
+        ] {
+            let refused = connection.execute_batch(sql).expect_err(sql).to_string();
+            assert_eq!(refused, why, "{sql}");
+        }
+    }
+
+    /// SQLite itself refuses what would change while nobody touches it.
+    #[test]
+    fn the_present_has_no_place_in_indexes_checks_and_generated_columns() {
+        let (connection, _present) = connection(TIME_MS, 1);
+        for (sql, place) in [
+            ("CREATE TABLE a (at CHECK (date(at) > '2000')); INSERT INTO a VALUES ('now')", "use of date() in a CHECK"),
+            (
+                "CREATE TABLE b (at, day AS (date(at)) STORED); INSERT INTO b VALUES ('now')",
+                "use of date() in a generated",
+            ),
+            (
+                "CREATE TABLE c (at); CREATE INDEX i ON c (date(at)); INSERT INTO c VALUES ('now')",
+                "use of date() in an index",
+            ),
+            ("CREATE TABLE d (a, at AS (CURRENT_TIME))", "functions prohibited in generated columns"),
+            ("CREATE INDEX j ON c (at) WHERE at < CURRENT_TIME", "functions prohibited in partial index"),
+            ("CREATE INDEX k ON c (random())", "functions prohibited in index expressions"),
+            ("CREATE TABLE e (a, r AS (random()))", "functions prohibited in generated columns"),
+        ] {
+            let refused = connection.execute_batch(sql).expect_err(sql).to_string();
+            assert!(refused.starts_with("non-deterministic ") && refused.contains(place), "{sql}: {refused}");
+        }
     }
 
     #[test]
-    fn functions_of_time_can_not_stand_in_an_index() {
-        let connection = connection(TIME_MS, 1);
-        connection.execute_batch("CREATE TABLE t (a); CREATE INDEX i ON t (date(a))").unwrap_err();
+    fn a_moment_holds_for_its_thread_and_until_it_is_over() {
+        let (connection, present) = connection(TIME_MS, 1);
+        let time = |connection: &Connection| text(connection, "datetime('now')");
+        assert_eq!(time(&connection), "2026-11-23 12:34:56");
+        let later = Moment::new(TIME_MS + 1000, [1; 16]).begin();
+        assert_eq!(time(&connection), "2026-11-23 12:34:57");
+        drop(later);
+        assert_eq!(time(&connection), "2026-11-23 12:34:56");
+        let connection = std::thread::spawn(move || {
+            assert_ne!(time(&connection), "2026-11-23 12:34:56", "no moment holds on this thread");
+            connection
+        });
+        let connection = connection.join().unwrap();
+        drop(present);
+        let ours: i64 = connection.query_row("SELECT unixepoch()", [], |row| row.get(0)).unwrap();
+        assert!(ours.abs_diff(i64::try_from(now_ms()).unwrap() / 1000) < 60, "then it is the system's: {ours}");
+        connection.query_row("SELECT random()", [], |_| Ok(())).unwrap_err();
+    }
+
+    #[test]
+    fn others_in_this_process_have_their_time_and_time_zone() {
+        let (ours, present) = connection(TIME_MS, 1);
+        let sqlites = Connection::open_in_memory().unwrap();
+        let local = "SELECT datetime('2026-11-23', 'localtime')";
+        let time = |connection: &Connection| connection.query_row(local, [], |row| row.get::<_, String>(0));
+        time(&ours).unwrap_err();
+        assert_ne!(text(&sqlites, "unixepoch()"), text(&ours, "unixepoch()"), "they have another VFS");
+        drop(present);
+        assert_eq!(time(&ours).unwrap(), time(&sqlites).unwrap());
     }
 }

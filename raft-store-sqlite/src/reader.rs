@@ -83,7 +83,7 @@ impl Reader {
     /// [`Error::TooLarge`] or [`Error::Invalid`] for what can't be a key; others if the file can't be read.
     pub fn get(&self, key: &Bytes) -> Result<Seen<Option<KeyValue>>, Error> {
         check_key(key)?;
-        self.look(|reading| find(&reading.connection, key).map_err(Failure::Sqlite))
+        self.look(|reading, _| find(&reading.connection, key).map_err(Failure::Sqlite))
     }
 
     /// The state's revision: the number of changes to keys so far, plus one.
@@ -91,7 +91,7 @@ impl Reader {
     /// # Errors
     /// If the file can't be read.
     pub fn revision(&self) -> Result<u64, Error> {
-        self.look(|_| Ok(())).map(|seen| seen.revision)
+        self.look(|_, _| Ok(())).map(|seen| seen.revision)
     }
 
     /// The last entry that was applied.
@@ -99,19 +99,20 @@ impl Reader {
     /// # Errors
     /// If the file can't be read.
     pub fn applied(&self) -> Result<EntryId, Error> {
-        self.look(|_| Ok(())).map(|seen| seen.applied)
+        self.look(|_, _| Ok(())).map(|seen| seen.applied)
     }
 
-    /// Runs SQL that only reads. All statements see the same state. What they see as the time is this node's clock.
+    /// Runs SQL that only reads. All statements see the same state, and the same time: this node's clock, but never less than what
+    /// the commands saw that led to this state.
     ///
     /// # Errors
     /// [`Error::Refused`] if it would write or do what is not allowed, [`Error::Statement`] if it fails or yields too
     /// much, [`Error::ReadTimeout`] if it takes too long.
     pub fn query(&self, statements: &[Statement]) -> Result<Seen<Vec<StatementResult>>, Error> {
         check_statements(statements)?;
-        let moment = Moment::new(now_ms(), random_seed()?);
-        self.look(|reading| {
-            let fence = reading.sandbox.enter(moment);
+        let (now, seed) = (now_ms(), random_seed()?);
+        self.look(|reading, position| {
+            let fence = reading.sandbox.enter(Moment::new(position.time_ms.max(now), seed));
             let mut budget = Budget::new(self.limits.rows, self.limits.bytes);
             let mut results = Vec::with_capacity(statements.len());
             for statement in statements {
@@ -137,7 +138,7 @@ impl Reader {
     }
 
     /// Reads something in one snapshot, within the time limit.
-    fn look<T>(&self, read: impl FnOnce(&ReadConnection) -> Result<T, Failure>) -> Result<Seen<T>, Error> {
+    fn look<T>(&self, read: impl FnOnce(&ReadConnection, &Position) -> Result<T, Failure>) -> Result<Seen<T>, Error> {
         let connection = self.file.take()?;
         let limit = self.limits.time;
         connection.deadline.set(Some(Instant::now() + limit));
@@ -159,11 +160,11 @@ impl Reader {
 /// Reads something in one snapshot.
 fn in_snapshot<T>(
     reading: &ReadConnection,
-    read: impl FnOnce(&ReadConnection) -> Result<T, Failure>,
+    read: impl FnOnce(&ReadConnection, &Position) -> Result<T, Failure>,
 ) -> Result<Seen<T>, Failure> {
     run(&reading.connection, "BEGIN").map_err(Failure::Sqlite)?;
     let seen = Position::read(&reading.connection).map_err(Failure::Sqlite).and_then(|position| {
-        let value = read(reading)?;
+        let value = read(reading, &position)?;
         Ok(Seen { revision: position.revision, applied: position.applied, value })
     });
     // There is nothing to keep, and where it fails the connection is thrown away.

@@ -13,12 +13,11 @@ use rusqlite::limits::Limit;
 use rusqlite::{Connection, OptionalExtension};
 
 use crate::limits::{PARAMETERS, SQL_BYTES, SQL_STEPS, SQL_VALUE_BYTES};
-use crate::moment::{self, Moment, SharedMoment};
+use crate::moment::{self, Moment, Present};
 
 /// The fence around clients' SQL on one connection.
 pub(crate) struct Sandbox {
     guard: Arc<Guard>,
-    moment: SharedMoment,
 }
 
 #[derive(Default)]
@@ -43,14 +42,13 @@ impl Sandbox {
         harden(connection)?;
         // Only ever in memory, see `forget_earlier_statements`.
         connection.execute_batch("CREATE TEMP TABLE raft_reset (id INTEGER PRIMARY KEY)")?;
-        let moment = SharedMoment::default();
-        moment::install(connection, &moment)?;
+        moment::install(connection)?;
         let guard = Arc::new(Guard::default());
         let for_rules = guard.clone();
         connection.authorizer(Some(move |context: AuthContext<'_>| for_rules.judge(&context)))?;
         let for_rows = guard.clone();
         connection.update_hook(Some(move |_: Action, _: &str, _: &str, rowid: i64| for_rows.saw_rowid(rowid)))?;
-        Ok(Self { guard, moment })
+        Ok(Self { guard })
     }
 
     /// Stops what takes more than [`SQL_STEPS`] behind the fence. Each statement must start to count from zero.
@@ -60,33 +58,35 @@ impl Sandbox {
         connection.progress_handler(interval, Some(move || guard.took_steps() > SQL_STEPS / COUNTED_STEPS))
     }
 
-    /// Raises the fence, and sets what SQL sees as time and chance. The fence falls when the result is dropped.
+    /// Raises the fence, and sets what SQL sees as time and chance on this thread. The fence falls when the result is dropped.
     pub(crate) fn enter(&self, moment: Moment) -> Fence<'_> {
-        self.moment.set(moment);
         self.guard.take_reason();
         self.guard.rowids_used_up.store(false, Ordering::Relaxed);
         self.guard.million_steps.store(0, Ordering::Relaxed);
         self.guard.on.store(true, Ordering::Relaxed);
-        Fence(self)
+        Fence { guard: &self.guard, _present: moment.begin() }
     }
 }
 
 /// The fence, up.
-pub(crate) struct Fence<'a>(&'a Sandbox);
+pub(crate) struct Fence<'a> {
+    guard: &'a Guard,
+    _present: Present,
+}
 
 impl Fence<'_> {
     /// Why the statement that just failed was refused, if that is why it failed.
     pub(crate) fn refusal(&self) -> Option<String> {
-        self.0.guard.take_reason()
+        self.guard.take_reason()
     }
 
     /// Whether the command must fail whatever SQLite says, and why.
     pub(crate) fn overstepped(&self) -> Option<String> {
-        if self.0.guard.rowids_used_up.load(Ordering::Relaxed) {
+        if self.guard.rowids_used_up.load(Ordering::Relaxed) {
             // With this one taken, an AUTOINCREMENT fails as if the disk were full.
             return Some(format!("the rowid {} is not allowed: SQLite would choose the next ones at random", i64::MAX));
         }
-        if self.0.guard.million_steps.load(Ordering::Relaxed) > SQL_STEPS / COUNTED_STEPS {
+        if self.guard.million_steps.load(Ordering::Relaxed) > SQL_STEPS / COUNTED_STEPS {
             return Some(format!("the command takes more than {SQL_STEPS} steps: split it into smaller ones"));
         }
         None
@@ -95,7 +95,7 @@ impl Fence<'_> {
 
 impl Drop for Fence<'_> {
     fn drop(&mut self) {
-        self.0.guard.on.store(false, Ordering::Relaxed);
+        self.guard.on.store(false, Ordering::Relaxed);
     }
 }
 

@@ -7,12 +7,15 @@ use std::time::Duration;
 use rusqlite::types::Value;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
+use crate::clock;
 use crate::error::Error;
 
 /// What tells a file of ours from any other.
 pub(crate) struct Format {
     /// In the file's header, where `file` and SQLite find it.
     application_id: i32,
+    /// Whether clients' SQL runs on it, so that SQLite must ask us for the time.
+    runs_sql: bool,
     /// How long to wait for another program that has the file locked.
     patience: Duration,
     /// Run in a new file, before anything is in it.
@@ -34,6 +37,7 @@ impl Format {
 /// `raft_log_<id>.db`: the only file whose durability is promised.
 pub(crate) const LOG: Format = Format {
     application_id: 0x5241_464C,
+    runs_sql: false,
     // Nobody else has business here.
     patience: Duration::from_millis(200),
     // So that a log that was long for once can be cut short again.
@@ -90,6 +94,7 @@ const LOG_2: &str = "
 /// all TEXT comes before all BLOB.
 pub(crate) const STATE: Format = Format {
     application_id: 0x5241_4653,
+    runs_sql: true,
     // Anyone may look, though to hold a lock for writing stops the node in the end.
     patience: Duration::from_secs(10),
     layout: "",
@@ -163,7 +168,7 @@ pub(crate) fn open(
         "SQLite is bundled, and without its bug in the write-ahead log"
     );
     let doing = "opening the database";
-    let mut connection = Connection::open(path).map_err(Error::sqlite(doing))?;
+    let mut connection = connect(path, OpenFlags::default(), format).map_err(Error::sqlite(doing))?;
     connection.set_prepared_statement_cache_capacity(256);
     connection.busy_timeout(format.patience).map_err(Error::sqlite(doing))?;
     // Before anything is read: from the first read on, an exclusive connection keeps its index of the log in memory.
@@ -187,8 +192,7 @@ pub(crate) fn open(
 /// Opens a state file for reading alone.
 pub(crate) fn open_to_read(path: &Path) -> Result<Connection, Error> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let connection =
-        Connection::open_with_flags(path, flags).map_err(Error::sqlite("opening the state for reading"))?;
+    let connection = connect(path, flags, &STATE).map_err(Error::sqlite("opening the state for reading"))?;
     check_format(&connection, path, &STATE)?;
     Ok(connection)
 }
@@ -222,6 +226,13 @@ pub(crate) fn new_state_in_memory() -> rusqlite::Result<Connection> {
     let connection = Connection::open_in_memory()?;
     STATE.versions.iter().try_for_each(|added| connection.execute_batch(added))?;
     Ok(connection)
+}
+
+fn connect(path: &Path, flags: OpenFlags, format: &Format) -> rusqlite::Result<Connection> {
+    if format.runs_sql {
+        return Connection::open_with_flags_and_vfs(path, flags, clock::vfs()?);
+    }
+    Connection::open_with_flags(path, flags)
 }
 
 /// The version of the file, zero if it is new; an error if it is not of this format.

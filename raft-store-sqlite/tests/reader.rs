@@ -4,9 +4,9 @@ mod common;
 
 use std::time::{Duration, Instant};
 
-use common::{Store, put, sql};
+use common::{Store, command, put, sql};
 use raft_core::types::Index;
-use raft_store_sqlite::{Error, Kind, ReadLimits, Reader, Statement, Value, limits};
+use raft_store_sqlite::{Command, Error, Kind, ReadLimits, Reader, Statement, Value, limits};
 
 fn kind(reader: &Reader, texts: &[&str]) -> Result<Kind, Error> {
     reader.prepare(&texts.iter().map(|text| Statement::new(*text)).collect::<Vec<_>>())
@@ -144,6 +144,22 @@ fn a_read_in_progress_holds_up_no_write_and_sees_one_state() {
     assert_eq!(results[0].rows[0][0], results[0].rows[0][2]);
     assert_eq!(results[0].rows[0][0], results[1].rows[0][0]);
     assert_eq!(store.value("SELECT count(*) FROM t"), Value::Integer(51));
+}
+
+/// A node's clock may be behind that of the leader that stamped what it reads.
+#[test]
+fn a_read_sees_no_time_before_that_of_what_it_reads() {
+    let mut store = Store::new();
+    store.sql(&["CREATE TABLE t (at DEFAULT CURRENT_TIMESTAMP)"]);
+    /// The first moment of the year 2999.
+    const LATE_MS: u64 = 32_472_144_000_000;
+    let insert = Command { time_ms: LATE_MS, ..command(sql(&["INSERT INTO t DEFAULT VALUES"])) };
+    assert_eq!(store.value("SELECT datetime('now') < '2999'"), Value::Integer(1), "it is the node's own otherwise");
+    store.apply(&[insert]);
+    assert_eq!(
+        store.value("SELECT at || ' ' || datetime('now') FROM t"),
+        Value::Text("2999-01-01 00:00:00 2999-01-01 00:00:00".into())
+    );
 }
 
 #[test]
