@@ -9,7 +9,7 @@ use raftkv_proto::raftkv::v1::GetRequest;
 use raftkv_proto::raftkv::v1::kv_client::KvClient;
 use support::proxy::Proxy;
 use support::writers::{Writers, assert_files_agree, assert_written_once};
-use support::{Cluster, TestNode, direct, eventually, free_ports};
+use support::{Cluster, TestNode, direct, eventually, free_ports, now_ms};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
@@ -204,6 +204,7 @@ async fn a_repeated_command_is_applied_once_and_gets_the_first_answer() {
     let request = SubmitCommandRequest {
         command: "INSERT INTO t DEFAULT VALUES RETURNING a".to_owned(),
         client_id: "a client".into(),
+        opened_ms: now_ms(),
         sequence: 1,
         ..Default::default()
     };

@@ -10,7 +10,7 @@ use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use raftkv_cli::Client;
 use raftkv_cli::reply::{MemberRole, StatusReply};
@@ -68,6 +68,11 @@ pub async fn eventually<T>(what: &str, limit: Duration, mut condition: impl Asyn
         assert!(Instant::now() < deadline, "{what} did not happen within {limit:?}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+}
+
+/// The wall clock, in milliseconds since 1970.
+pub fn now_ms() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_millis() as u64
 }
 
 /// A place for a node: its flags, files and, while it runs, its process.
