@@ -66,7 +66,10 @@ pub enum Outcome {
     TooManyUnanswered,
     /// The session is over, or its client's clock is wrong: what became of its commands without an answer is not known any more.
     /// Nothing was changed now.
-    SessionExpired,
+    SessionExpired {
+        /// Log time: a new session that says that it was opened then is not refused for that reason.
+        time_ms: u64,
+    },
     /// There are [`limits::SESSIONS`] sessions. Nothing was changed; it may be tried again later.
     TooManySessions,
 }

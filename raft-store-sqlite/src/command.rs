@@ -162,6 +162,12 @@ impl SessionId {
             return Err(Error::Invalid("a session needs a client id".into()));
         }
         at_most("the client id (bytes)", limits::CLIENT_BYTES, self.client.len())?;
+        if self.opened_ms == 0 || i64::try_from(self.opened_ms).is_err() {
+            return Err(Error::Invalid(format!(
+                "a session says when it was opened, in milliseconds since 1970; {} is no such time",
+                self.opened_ms
+            )));
+        }
         if self.sequence == 0 || i64::try_from(self.sequence).is_err() {
             return Err(Error::Invalid(format!("a sequence is from 1 to {}, not {}", i64::MAX, self.sequence)));
         }

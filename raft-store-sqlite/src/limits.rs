@@ -31,6 +31,8 @@ pub const LEASE_MS: u64 = 100 * 365 * 24 * 60 * 60 * 1000;
 pub const SESSION_MS: u64 = 60 * 60 * 1000;
 /// The most sessions that are kept.
 pub const SESSIONS: u64 = 1_000_000;
+/// The most rows of sessions and of their answers that one [`Operation::Expire`](crate::Operation::Expire) removes.
+pub const EXPIRED: usize = 1000;
 /// The most bytes that a command's rows may count: 8 for each row, each value and each name of a column, and the length of
 /// texts, blobs and names.
 pub const ANSWER_BYTES: usize = 1 << 20;

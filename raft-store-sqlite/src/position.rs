@@ -16,17 +16,20 @@ pub(crate) struct Position {
     pub(crate) revision: u64,
     /// The time of the last command, in milliseconds since 1970. Never falls.
     pub(crate) time_ms: u64,
+    /// How many sessions are kept.
+    pub(crate) sessions: u64,
 }
 
 impl Position {
     /// Reads it.
     pub(crate) fn read(connection: &Connection) -> rusqlite::Result<Self> {
-        let sql = "SELECT applied_index, applied_term, revision, time_ms FROM raft_meta";
+        let sql = "SELECT applied_index, applied_term, revision, time_ms, sessions FROM raft_meta";
         connection.prepare_cached(sql)?.query_row([], |row| {
             Ok(Self {
                 applied: EntryId::new(Index(row.get(0)?), Term(row.get(1)?)),
                 revision: row.get(2)?,
                 time_ms: row.get(3)?,
+                sessions: row.get(4)?,
             })
         })
     }
@@ -41,8 +44,9 @@ impl Position {
 
     /// Writes it.
     pub(crate) fn write(&self, connection: &Connection) -> rusqlite::Result<()> {
-        let sql = "UPDATE raft_meta SET applied_index = ?1, applied_term = ?2, revision = ?3, time_ms = ?4";
-        let row = (self.applied.index.0, self.applied.term.0, self.revision, self.time_ms);
+        let sql =
+            "UPDATE raft_meta SET applied_index = ?1, applied_term = ?2, revision = ?3, time_ms = ?4, sessions = ?5";
+        let row = (self.applied.index.0, self.applied.term.0, self.revision, self.time_ms, self.sessions);
         connection.prepare_cached(sql)?.execute(row).map(|_| ())
     }
 }

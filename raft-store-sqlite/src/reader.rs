@@ -16,7 +16,7 @@ use crate::position::Position;
 use crate::sandbox::Fence;
 use crate::schema::run;
 use crate::state_file::{ReadConnection, StateFile};
-use crate::state_machine::find;
+use crate::state_machine::{find, next_over_ms};
 use crate::step::{Statement, check_key, check_statements};
 
 /// Reads a node's state, on connections of its own: it never holds up the writer, nor does the writer hold it up. Each
@@ -100,6 +100,16 @@ impl Reader {
     /// If the file can't be read.
     pub fn applied(&self) -> Result<EntryId, Error> {
         self.look(|_, _| Ok(())).map(|seen| seen.applied)
+    }
+
+    /// Log time when the next session is over, and so something for [`Operation::Expire`](crate::Operation::Expire) to remove;
+    /// none if there is nothing that can expire.
+    ///
+    /// # Errors
+    /// If the file can't be read.
+    pub fn next_expiry_ms(&self) -> Result<Option<u64>, Error> {
+        let seen = self.look(|reading, _| next_over_ms(&reading.connection).map_err(Failure::Sqlite))?;
+        Ok(seen.value)
     }
 
     /// Runs SQL that only reads. All statements see the same state, and the same time: this node's clock, but never less than what

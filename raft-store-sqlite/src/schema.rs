@@ -106,7 +106,7 @@ pub(crate) const STATE: Format = Format {
         ("foreign_keys", "ON", "1"),
         ("encoding", "'UTF-8'", "UTF-8"),
     ],
-    versions: &[STATE_1],
+    versions: &[STATE_1, STATE_2],
 };
 
 /// Kept to the last blank: SQLite stores this text, and it must be the same in all state files.
@@ -150,6 +150,28 @@ const STATE_1: &str = "
             answer BLOB NOT NULL,
             PRIMARY KEY (client, sequence)
         ) STRICT, WITHOUT ROWID;
+    ";
+
+/// Sessions that end. One of before does not say when it was opened, so no client can go on with it.
+const STATE_2: &str = "
+        DROP TABLE raft_answers;
+        DROP TABLE raft_sessions;
+        CREATE TABLE raft_sessions (
+            client BLOB NOT NULL,
+            opened_ms INTEGER NOT NULL,
+            answered INTEGER NOT NULL,
+            last_used_ms INTEGER NOT NULL,
+            PRIMARY KEY (client, opened_ms)
+        ) STRICT, WITHOUT ROWID;
+        CREATE INDEX raft_sessions_by_use ON raft_sessions (last_used_ms);
+        CREATE TABLE raft_answers (
+            client BLOB NOT NULL,
+            opened_ms INTEGER NOT NULL,
+            sequence INTEGER NOT NULL,
+            answer BLOB NOT NULL,
+            PRIMARY KEY (client, opened_ms, sequence)
+        ) STRICT, WITHOUT ROWID;
+        ALTER TABLE raft_meta ADD COLUMN sessions INTEGER NOT NULL DEFAULT 0;
     ";
 
 /// The oldest SQLite without the bug that corrupts a write-ahead log (3.51.3), and not the one that was withdrawn
@@ -305,4 +327,41 @@ fn bring_up_to_date(
 /// Runs a statement of our own that yields nothing.
 pub(crate) fn run(connection: &Connection, sql: &'static str) -> rusqlite::Result<()> {
     connection.prepare_cached(sql)?.execute([]).map(|_| ())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sandbox::own_schema;
+
+    const FIRST: &str = "INSERT INTO raft_meta (one, cluster_id, applied_index, applied_term, revision, time_ms)
+                         VALUES (1, 'c1', 7, 2, 5, 1000)";
+
+    #[test]
+    fn a_state_of_version_1_is_brought_up_to_date() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("state.db");
+        let version_1 = Format { versions: &[STATE_1], ..STATE };
+        let old = open(&path, &version_1, |connection| connection.execute(FIRST, []).map(|_| ())).unwrap();
+        old.execute_batch(
+            "INSERT INTO raft_kv VALUES ('a', 5, 5, 0, 1);
+             INSERT INTO raft_kv_history VALUES (5, 0, 'a', '1', 5, 1, 0);
+             INSERT INTO raft_sessions VALUES (x'01', 3, 900);
+             INSERT INTO raft_answers VALUES (x'01', 4, x'02');
+             CREATE TABLE t (a);
+             INSERT INTO t VALUES (1);",
+        )
+        .unwrap();
+        drop(old);
+
+        let state = open(&path, &STATE, |_| panic!("it is not new")).unwrap();
+        let one = |sql: &str| state.query_row(sql, [], |row| row.get::<_, u64>(0)).unwrap();
+        assert_eq!(one("PRAGMA user_version"), u64::from(STATE.version()));
+        assert_eq!(one("SELECT applied_index FROM raft_meta"), 7);
+        assert_eq!(one("SELECT count(*) FROM kv JOIN t WHERE key = 'a' AND value = '1' AND a = 1"), 1);
+        assert_eq!(one("SELECT count(*) FROM raft_sessions") + one("SELECT count(*) FROM raft_answers"), 0);
+        assert_eq!(one("SELECT sessions FROM raft_meta"), 0);
+        // As a new one, to the last blank.
+        assert_eq!(own_schema(&state).unwrap(), own_schema(&new_state_in_memory().unwrap()).unwrap());
+    }
 }

@@ -34,6 +34,7 @@ use crate::state_file::StateFile;
 use session::Standing;
 
 pub(crate) use kv::find;
+pub(crate) use session::next_over_ms;
 
 /// The state of a node, in `raft_node_<id>.db`.
 ///
@@ -181,7 +182,7 @@ impl SqliteStateMachine {
             self.position.advance_time(command.time_ms);
             let answer = Answer { revision: self.position.revision, outcome: Outcome::failed(message) };
             if let Some(session) = &command.session {
-                session::keep(&self.connection, session, self.position.time_ms, &answer)?;
+                session::keep(&self.connection, session, &mut self.position, &answer)?;
             }
             self.commit()?;
             Ok(answer)
@@ -200,11 +201,10 @@ impl SqliteStateMachine {
             return Ok(Ran::Answered(self.answer(Outcome::failed(error.to_string()))));
         }
         if let Some(session) = &command.session {
-            match session::standing(&self.connection, session)? {
+            match session::standing(&self.connection, session, &self.position)? {
                 Standing::New => {}
                 Standing::Answered(answer) => return Ok(Ran::Answered(answer)),
-                Standing::Forgotten => return Ok(Ran::Answered(self.answer(Outcome::Forgotten))),
-                Standing::TooFarAhead => return Ok(Ran::Answered(self.answer(Outcome::TooManyUnanswered))),
+                Standing::Refused(outcome) => return Ok(Ran::Answered(self.answer(outcome))),
             }
         }
         let outcome = match &command.operation {
@@ -214,14 +214,20 @@ impl SqliteStateMachine {
                 sql::Ended::MadeDeferredKeys(_) if with_others => return Ok(Ran::NeedsOwnTransaction),
                 sql::Ended::MadeDeferredKeys(outcome) => outcome,
             },
+            Operation::Expire => self.expire().map_err(Error::sqlite(APPLYING))?,
             _ => Outcome::failed(NOT_YET.into()),
         };
         let answer = self.answer(outcome);
         if let Some(session) = &command.session {
-            session::keep(&self.connection, session, self.position.time_ms, &answer)
-                .map_err(Error::sqlite(APPLYING))?;
+            session::keep(&self.connection, session, &mut self.position, &answer).map_err(Error::sqlite(APPLYING))?;
         }
         Ok(Ran::Answered(answer))
+    }
+
+    /// Removes a piece of what is over by log time.
+    fn expire(&mut self) -> rusqlite::Result<Outcome> {
+        let more = session::expire(&self.connection, &mut self.position)?;
+        Ok(Outcome::Expired { more })
     }
 
     fn answer(&self, outcome: Outcome) -> Answer {

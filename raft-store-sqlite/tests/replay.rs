@@ -6,7 +6,7 @@ use common::{Store, command, delete, put, sql};
 use proptest::prelude::*;
 use raft_core::port::StateMachine;
 use raft_core::types::Payload;
-use raft_store_sqlite::{Answer, Command, Operation, SessionId};
+use raft_store_sqlite::{Answer, Command, Operation, SessionId, limits};
 
 const SCHEMA: [&str; 6] = [
     "CREATE TABLE t (id INTEGER PRIMARY KEY AUTOINCREMENT, a UNIQUE, at DEFAULT CURRENT_TIMESTAMP, r DEFAULT (random()))",
@@ -47,25 +47,31 @@ fn operation() -> impl Strategy<Value = Operation> {
     prop_oneof![
         2 => (key.clone(), 0..3u8).prop_map(|(key, n)| put(key, &n.to_string())),
         1 => key.prop_map(delete),
+        1 => Just(Operation::Expire),
         5 => prop::collection::vec(statement(), 1..4)
             .prop_map(|texts| sql(&texts.iter().map(String::as_str).collect::<Vec<_>>())),
     ]
 }
 
-/// Sessions in which commands are repeated, reordered and forgotten.
+/// Sessions in which commands are repeated, reordered and forgotten, and that end.
 fn session() -> impl Strategy<Value = Option<SessionId>> {
     let client = prop_oneof![Just("one"), Just("two")];
-    prop::option::of((client, 1..20u64, 0..6u64).prop_map(|(client, sequence, behind)| SessionId {
+    let opened = prop::sample::select(vec![0, 2 * limits::SESSION_MS]);
+    prop::option::of((client, opened, 1..20u64, 0..6u64).prop_map(|(client, opened, sequence, behind)| SessionId {
         client: client.into(),
-        opened_ms: common::TIME_MS,
+        opened_ms: common::TIME_MS + opened,
         sequence,
         answered: sequence.saturating_sub(behind + 1),
     }))
 }
 
 fn commands() -> impl Strategy<Value = Vec<Command>> {
-    let one = (operation(), session(), any::<[u8; 16]>(), 0..10_000u64).prop_map(|(operation, session, seed, time)| {
-        Command { time_ms: common::TIME_MS + time, seed, session, operation }
+    let time = prop_oneof![20 => 0..10_000u64, 1 => Just(2 * limits::SESSION_MS)];
+    let one = (operation(), session(), any::<[u8; 16]>(), time).prop_map(|(operation, session, seed, time)| Command {
+        time_ms: common::TIME_MS + time,
+        seed,
+        session,
+        operation,
     });
     prop::collection::vec(one, 1..25)
 }

@@ -333,7 +333,7 @@ fn a_forgotten_answer_is_refused_and_never_guessed() {
     assert_eq!(answers[1].outcome, Outcome::Forgotten);
     assert_eq!(answers[2], Answer { revision: 4, outcome: was_put(true) });
     assert_eq!(store.parts.reader.get(&"a".into()).unwrap().value.unwrap().value, "3");
-    assert_eq!(store.dump().matches("x'636c69656e74', 3, ").count(), 1, "the other answers are gone");
+    assert_eq!(store.dump().matches("x'636c69656e74', 1795437296789, 3, ").count(), 1, "the other answers are gone");
 }
 
 #[test]
@@ -597,7 +597,7 @@ fn the_time_never_falls() {
 #[test]
 fn a_clock_that_is_wildly_wrong_stops_nobody() {
     let mut store = Store::new();
-    let command = Command { time_ms: u64::MAX, ..in_session(1, 0, sql(&["SELECT CURRENT_TIMESTAMP"])) };
+    let command = Command { time_ms: u64::MAX, ..command(sql(&["SELECT CURRENT_TIMESTAMP"])) };
     let results = statement_results(store.apply(&[command]).remove(0).outcome);
     assert_eq!(results[0].rows, [[text("9999-12-31 23:59:59")]]);
 }

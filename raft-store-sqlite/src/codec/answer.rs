@@ -20,7 +20,7 @@ pub(super) fn answer_message(answer: &Answer) -> wire::Answer {
         Outcome::Failed { message } => wire::Outcome::Failed(message.clone()),
         Outcome::Unexpected { message } => wire::Outcome::Unexpected(message.clone()),
         Outcome::NoSuchLease { lease } => wire::Outcome::NoSuchLease(*lease),
-        Outcome::Forgotten | Outcome::TooManyUnanswered | Outcome::SessionExpired | Outcome::TooManySessions => {
+        Outcome::Forgotten | Outcome::TooManyUnanswered | Outcome::SessionExpired { .. } | Outcome::TooManySessions => {
             unreachable!("what a session refuses was not done, and its answer is not kept")
         }
     };
