@@ -28,6 +28,8 @@ PATIENCE = 1.0
 # The pause after all nodes were asked: the first and the longest, in seconds.
 PAUSE_MIN = 0.02
 PAUSE_MAX = 0.4
+# How long a session may lie idle before the next command begins another one, in seconds: far less than what ends it.
+IDLE = 300.0
 
 CHANNEL_OPTIONS = [
     ("grpc.max_send_message_length", REQUEST_BYTES_MAX),
@@ -67,14 +69,26 @@ class Denied(Error):
     exit_code = 7
 
 
+class SessionExpired(Error):
+    """The cluster does not take this client's session, and nothing was applied."""
+
+    exit_code = 5
+
+    def __init__(self, message, log_time_ms):
+        super().__init__(message)
+        self.log_time_ms = log_time_ms
+
+
 class Client:
     """A client of the cluster that `endpoints` (each "host:port") belong to. Not for use by several threads at once."""
 
     def __init__(self, endpoints, timeout=5.0):
         self.endpoints = list(endpoints)
         self.timeout = timeout
-        self.client_id = secrets.token_bytes(16)
+        self.client_id = None
+        self.opened_ms = 0
         self.sequence = 0
+        self.used = 0.0
         # The address that answered last.
         self.leader = None
         # Connections to the nodes that answered, whatever they said.
@@ -92,17 +106,35 @@ class Client:
 
     def submit(self, command):
         """Runs one command and returns the reply, whose `result` is text. Raises an Error otherwise."""
+        deadline = time.monotonic() + self.timeout
+        if self.client_id is None or time.monotonic() - self.used > IDLE:
+            self._begin_session(time.time_ns() // 1_000_000)
+        try:
+            return self._submit(command, deadline)
+        except SessionExpired as expired:
+            # Certainly not applied, so it may be sent in another session, which agrees with the cluster's time.
+            self._begin_session(expired.log_time_ms)
+            return self._submit(command, deadline)
+
+    def _begin_session(self, opened_ms):
+        self.client_id = secrets.token_bytes(16)
+        self.opened_ms = opened_ms
+        self.sequence = 0
+
+    def _submit(self, command, deadline):
         self.sequence += 1
+        self.used = time.monotonic()
         request = raft_pb2.SubmitCommandRequest(
             command=command,
             client_id=self.client_id,
+            opened_ms=self.opened_ms,
             sequence=self.sequence,
             # Commands run one after another here, so all before this one are settled.
             answered=self.sequence - 1,
         )
         if request.ByteSize() > REQUEST_BYTES_MAX:
             raise Failed(f"the command is larger than {REQUEST_BYTES_MAX} bytes, which is the most that is accepted")
-        return _Call(self, request).run()
+        return _Call(self, request, deadline).run()
 
     def channel(self, address, timeout):
         """A connection to a node, or None if it can't be reached: then certainly nothing was sent."""
@@ -119,10 +151,10 @@ class Client:
 class _Call:
     """One command: attempts at one node after another until an answer says what became of it."""
 
-    def __init__(self, client, request):
+    def __init__(self, client, request, deadline):
         self.client = client
         self.request = request
-        self.deadline = time.monotonic() + client.timeout
+        self.deadline = deadline
         self.patience = min(PATIENCE, client.timeout / 3)
         self.pause = PAUSE_MIN
         # Where this round of attempts has been, and where the leader is said to be.
@@ -189,6 +221,9 @@ class _Call:
         if outcome == raft_pb2.OUTCOME_UNKNOWN and reply.forgotten:
             # Asking again would not tell.
             raise OutcomeUnknown(f"the outcome is unknown: {reply.error}")
+        if outcome == raft_pb2.OUTCOME_SESSION_EXPIRED:
+            # In a session that has ended, nothing tells what became of an earlier attempt.
+            raise self.unless_in_doubt(SessionExpired(reply.error, reply.log_time_ms))
         if outcome == raft_pb2.OUTCOME_NOT_LEADER and reply.leader_address:
             self.troubles[address] = f"names {reply.leader_address} as the leader"
             self.redirect = reply.leader_address

@@ -24,45 +24,63 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\nraft.proto\x12\x07raft.v1\"9\n\x0fIdentifyRequest\x12&\n\x06\x63\x61ller\x18\x01 \x01(\x0b\x32\x16.raft.v1.IdentifyReply\"\x88\x01\n\rIdentifyReply\x12\x10\n\x08protocol\x18\x01 \x01(\r\x12\x1d\n\x04self\x18\x02 \x01(\x0b\x32\x0f.raft.v1.Member\x12\x12\n\ncluster_id\x18\x03 \x01(\x04\x12 \n\x07members\x18\x04 \x03(\x0b\x32\x0f.raft.v1.Member\x12\x10\n\x08\x63omplete\x18\x05 \x01(\x08\":\n\x06Member\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x13\n\x0bincarnation\x18\x03 \x01(\x04\"&\n\x07\x45ntryId\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x0c\n\x04term\x18\x02 \x01(\x04\"T\n\x12RequestVoteRequest\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\x1e\n\x04last\x18\x02 \x01(\x0b\x32\x10.raft.v1.EntryId\x12\x10\n\x08pre_vote\x18\x03 \x01(\x08\"H\n\x10RequestVoteReply\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\x0f\n\x07granted\x18\x02 \x01(\x08\x12\x15\n\rpre_vote_term\x18\x03 \x01(\x04\"\x84\x01\n\x14\x41ppendEntriesRequest\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\x1e\n\x04prev\x18\x02 \x01(\x0b\x32\x10.raft.v1.EntryId\x12\x1f\n\x07\x65ntries\x18\x03 \x03(\x0b\x32\x0e.raft.v1.Entry\x12\x0e\n\x06\x63ommit\x18\x04 \x01(\x04\x12\r\n\x05round\x18\x05 \x01(\x04\"}\n\x05\x45ntry\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\x1d\n\x04noop\x18\x02 \x01(\x0b\x32\r.raft.v1.NoopH\x00\x12\x11\n\x07\x63ommand\x18\x03 \x01(\x0cH\x00\x12)\n\nmembership\x18\x04 \x01(\x0b\x32\x13.raft.v1.MembershipH\x00\x42\t\n\x07payload\"\x06\n\x04Noop\"b\n\nMembership\x12 \n\x07members\x18\x01 \x03(\x0b\x32\x0f.raft.v1.Member\x12\x0e\n\x06voters\x18\x02 \x03(\x04\x12\x10\n\x08outgoing\x18\x03 \x03(\x04\x12\x10\n\x08learners\x18\x04 \x03(\x04\"\x89\x01\n\x12\x41ppendEntriesReply\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\r\n\x05round\x18\x02 \x01(\x04\x12%\n\x08\x61\x63\x63\x65pted\x18\x03 \x01(\x0b\x32\x11.raft.v1.AcceptedH\x00\x12%\n\x08rejected\x18\x04 \x01(\x0b\x32\x11.raft.v1.RejectedH\x00\x42\x08\n\x06result\"\x1b\n\x08\x41\x63\x63\x65pted\x12\x0f\n\x07matched\x18\x01 \x01(\x04\"8\n\x08Rejected\x12\x0c\n\x04prev\x18\x01 \x01(\x04\x12\x1e\n\x04hint\x18\x02 \x01(\x0b\x32\x10.raft.v1.EntryId\"^\n\x14SubmitCommandRequest\x12\x0f\n\x07\x63ommand\x18\x01 \x01(\t\x12\x11\n\tclient_id\x18\x02 \x01(\x0c\x12\x10\n\x08sequence\x18\x03 \x01(\x04\x12\x10\n\x08\x61nswered\x18\x04 \x01(\x04\"\xc8\x01\n\x12SubmitCommandReply\x12\x0f\n\x07success\x18\x01 \x01(\x08\x12!\n\x07outcome\x18\x02 \x01(\x0e\x32\x10.raft.v1.Outcome\x12\x0e\n\x06result\x18\x03 \x01(\t\x12\r\n\x05\x65rror\x18\x04 \x01(\t\x12\x11\n\tleader_id\x18\x05 \x01(\x04\x12\x16\n\x0eleader_address\x18\x06 \x01(\t\x12\x0f\n\x07node_id\x18\x07 \x01(\x04\x12\x10\n\x08revision\x18\x08 \x01(\x04\x12\x11\n\tforgotten\x18\t \x01(\x08*\xc8\x01\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x0e\n\nOUTCOME_OK\x10\x01\x12\x15\n\x11OUTCOME_NOT_FOUND\x10\x02\x12\x16\n\x12OUTCOME_NOT_LEADER\x10\x03\x12\x15\n\x11OUTCOME_NO_LEADER\x10\x04\x12\x13\n\x0fOUTCOME_INVALID\x10\x05\x12\x12\n\x0eOUTCOME_FAILED\x10\x06\x12\x13\n\x0fOUTCOME_UNKNOWN\x10\x07\x12\x10\n\x0cOUTCOME_BUSY\x10\x08\x32\xb0\x02\n\x0bRaftService\x12<\n\x08Identify\x12\x18.raft.v1.IdentifyRequest\x1a\x16.raft.v1.IdentifyReply\x12\x45\n\x0bRequestVote\x12\x1b.raft.v1.RequestVoteRequest\x1a\x19.raft.v1.RequestVoteReply\x12O\n\rAppendEntries\x12\x1d.raft.v1.AppendEntriesRequest\x1a\x1b.raft.v1.AppendEntriesReply(\x01\x30\x01\x12K\n\rSubmitCommand\x12\x1d.raft.v1.SubmitCommandRequest\x1a\x1b.raft.v1.SubmitCommandReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\nraft.proto\x12\x07raft.v1\"9\n\x0fIdentifyRequest\x12&\n\x06\x63\x61ller\x18\x01 \x01(\x0b\x32\x16.raft.v1.IdentifyReply\"\x88\x01\n\rIdentifyReply\x12\x10\n\x08protocol\x18\x01 \x01(\r\x12\x1d\n\x04self\x18\x02 \x01(\x0b\x32\x0f.raft.v1.Member\x12\x12\n\ncluster_id\x18\x03 \x01(\x04\x12 \n\x07members\x18\x04 \x03(\x0b\x32\x0f.raft.v1.Member\x12\x10\n\x08\x63omplete\x18\x05 \x01(\x08\"L\n\x06Member\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x13\n\x0bincarnation\x18\x03 \x01(\x04\x12\x10\n\x08priority\x18\x04 \x01(\r\"&\n\x07\x45ntryId\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x0c\n\x04term\x18\x02 \x01(\x04\"f\n\x12RequestVoteRequest\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\x1e\n\x04last\x18\x02 \x01(\x0b\x32\x10.raft.v1.EntryId\x12\x10\n\x08pre_vote\x18\x03 \x01(\x08\x12\x10\n\x08transfer\x18\x04 \x01(\x08\"H\n\x10RequestVoteReply\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\x0f\n\x07granted\x18\x02 \x01(\x08\x12\x15\n\rpre_vote_term\x18\x03 \x01(\x04\"\x84\x01\n\x14\x41ppendEntriesRequest\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\x1e\n\x04prev\x18\x02 \x01(\x0b\x32\x10.raft.v1.EntryId\x12\x1f\n\x07\x65ntries\x18\x03 \x03(\x0b\x32\x0e.raft.v1.Entry\x12\x0e\n\x06\x63ommit\x18\x04 \x01(\x04\x12\r\n\x05round\x18\x05 \x01(\x04\"}\n\x05\x45ntry\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\x1d\n\x04noop\x18\x02 \x01(\x0b\x32\r.raft.v1.NoopH\x00\x12\x11\n\x07\x63ommand\x18\x03 \x01(\x0cH\x00\x12)\n\nmembership\x18\x04 \x01(\x0b\x32\x13.raft.v1.MembershipH\x00\x42\t\n\x07payload\"\x06\n\x04Noop\"\x8b\x01\n\nMembership\x12 \n\x07members\x18\x01 \x03(\x0b\x32\x0f.raft.v1.Member\x12\x0e\n\x06voters\x18\x02 \x03(\x04\x12\x10\n\x08outgoing\x18\x03 \x03(\x04\x12\x10\n\x08learners\x18\x04 \x03(\x04\x12\x12\n\npromotable\x18\x05 \x03(\x04\x12\x13\n\x0bstays_joint\x18\x06 \x01(\x08\"\x89\x01\n\x12\x41ppendEntriesReply\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\r\n\x05round\x18\x02 \x01(\x04\x12%\n\x08\x61\x63\x63\x65pted\x18\x03 \x01(\x0b\x32\x11.raft.v1.AcceptedH\x00\x12%\n\x08rejected\x18\x04 \x01(\x0b\x32\x11.raft.v1.RejectedH\x00\x42\x08\n\x06result\"\x1b\n\x08\x41\x63\x63\x65pted\x12\x0f\n\x07matched\x18\x01 \x01(\x04\"8\n\x08Rejected\x12\x0c\n\x04prev\x18\x01 \x01(\x04\x12\x1e\n\x04hint\x18\x02 \x01(\x0b\x32\x10.raft.v1.EntryId\"S\n\x08Snapshot\x12\x1e\n\x04last\x18\x01 \x01(\x0b\x32\x10.raft.v1.EntryId\x12\'\n\nmembership\x18\x02 \x01(\x0b\x32\x13.raft.v1.Membership\"t\n\x16InstallSnapshotRequest\x12)\n\x06header\x18\x01 \x01(\x0b\x32\x17.raft.v1.SnapshotHeaderH\x00\x12\'\n\x05\x63hunk\x18\x02 \x01(\x0b\x32\x16.raft.v1.SnapshotChunkH\x00\x42\x06\n\x04part\"w\n\x0eSnapshotHeader\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12#\n\x08snapshot\x18\x02 \x01(\x0b\x32\x11.raft.v1.Snapshot\x12\r\n\x05round\x18\x03 \x01(\x04\x12\x0f\n\x07\x63\x61pture\x18\x04 \x01(\x04\x12\x12\n\nsize_bytes\x18\x05 \x01(\x04\"=\n\rSnapshotChunk\x12\x0e\n\x06offset\x18\x01 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\x12\x0e\n\x06\x63rc32c\x18\x03 \x01(\x07\":\n\x14InstallSnapshotReply\x12\x10\n\x08received\x18\x01 \x01(\x04\x12\x10\n\x08\x63omplete\x18\x02 \x01(\x08\"!\n\x11TimeoutNowRequest\x12\x0c\n\x04term\x18\x01 \x01(\x04\"\x11\n\x0fTimeoutNowReply\"/\n\x10ReadIndexRequest\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\r\n\x05token\x18\x02 \x01(\x04\"K\n\x0eReadIndexReply\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\r\n\x05token\x18\x02 \x01(\x04\x12\x12\n\x05index\x18\x03 \x01(\x04H\x00\x88\x01\x01\x42\x08\n\x06_index\"q\n\x14SubmitCommandRequest\x12\x0f\n\x07\x63ommand\x18\x01 \x01(\t\x12\x11\n\tclient_id\x18\x02 \x01(\x0c\x12\x10\n\x08sequence\x18\x03 \x01(\x04\x12\x10\n\x08\x61nswered\x18\x04 \x01(\x04\x12\x11\n\topened_ms\x18\x05 \x01(\x04\"\xdd\x01\n\x12SubmitCommandReply\x12\x0f\n\x07success\x18\x01 \x01(\x08\x12!\n\x07outcome\x18\x02 \x01(\x0e\x32\x10.raft.v1.Outcome\x12\x0e\n\x06result\x18\x03 \x01(\t\x12\r\n\x05\x65rror\x18\x04 \x01(\t\x12\x11\n\tleader_id\x18\x05 \x01(\x04\x12\x16\n\x0eleader_address\x18\x06 \x01(\t\x12\x0f\n\x07node_id\x18\x07 \x01(\x04\x12\x10\n\x08revision\x18\x08 \x01(\x04\x12\x11\n\tforgotten\x18\t \x01(\x08\x12\x13\n\x0blog_time_ms\x18\n \x01(\x04*\xe5\x01\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x0e\n\nOUTCOME_OK\x10\x01\x12\x15\n\x11OUTCOME_NOT_FOUND\x10\x02\x12\x16\n\x12OUTCOME_NOT_LEADER\x10\x03\x12\x15\n\x11OUTCOME_NO_LEADER\x10\x04\x12\x13\n\x0fOUTCOME_INVALID\x10\x05\x12\x12\n\x0eOUTCOME_FAILED\x10\x06\x12\x13\n\x0fOUTCOME_UNKNOWN\x10\x07\x12\x10\n\x0cOUTCOME_BUSY\x10\x08\x12\x1b\n\x17OUTCOME_SESSION_EXPIRED\x10\t2\x8c\x04\n\x0bRaftService\x12<\n\x08Identify\x12\x18.raft.v1.IdentifyRequest\x1a\x16.raft.v1.IdentifyReply\x12\x45\n\x0bRequestVote\x12\x1b.raft.v1.RequestVoteRequest\x1a\x19.raft.v1.RequestVoteReply\x12O\n\rAppendEntries\x12\x1d.raft.v1.AppendEntriesRequest\x1a\x1b.raft.v1.AppendEntriesReply(\x01\x30\x01\x12U\n\x0fInstallSnapshot\x12\x1f.raft.v1.InstallSnapshotRequest\x1a\x1d.raft.v1.InstallSnapshotReply(\x01\x30\x01\x12\x42\n\nTimeoutNow\x12\x1a.raft.v1.TimeoutNowRequest\x1a\x18.raft.v1.TimeoutNowReply\x12?\n\tReadIndex\x12\x19.raft.v1.ReadIndexRequest\x1a\x17.raft.v1.ReadIndexReply\x12K\n\rSubmitCommand\x12\x1d.raft.v1.SubmitCommandRequest\x1a\x1b.raft.v1.SubmitCommandReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'raft_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_OUTCOME']._serialized_start=1378
-  _globals['_OUTCOME']._serialized_end=1578
+  _globals['_OUTCOME']._serialized_start=2123
+  _globals['_OUTCOME']._serialized_end=2352
   _globals['_IDENTIFYREQUEST']._serialized_start=23
   _globals['_IDENTIFYREQUEST']._serialized_end=80
   _globals['_IDENTIFYREPLY']._serialized_start=83
   _globals['_IDENTIFYREPLY']._serialized_end=219
   _globals['_MEMBER']._serialized_start=221
-  _globals['_MEMBER']._serialized_end=279
-  _globals['_ENTRYID']._serialized_start=281
-  _globals['_ENTRYID']._serialized_end=319
-  _globals['_REQUESTVOTEREQUEST']._serialized_start=321
-  _globals['_REQUESTVOTEREQUEST']._serialized_end=405
-  _globals['_REQUESTVOTEREPLY']._serialized_start=407
-  _globals['_REQUESTVOTEREPLY']._serialized_end=479
-  _globals['_APPENDENTRIESREQUEST']._serialized_start=482
-  _globals['_APPENDENTRIESREQUEST']._serialized_end=614
-  _globals['_ENTRY']._serialized_start=616
-  _globals['_ENTRY']._serialized_end=741
-  _globals['_NOOP']._serialized_start=743
-  _globals['_NOOP']._serialized_end=749
-  _globals['_MEMBERSHIP']._serialized_start=751
-  _globals['_MEMBERSHIP']._serialized_end=849
-  _globals['_APPENDENTRIESREPLY']._serialized_start=852
-  _globals['_APPENDENTRIESREPLY']._serialized_end=989
-  _globals['_ACCEPTED']._serialized_start=991
-  _globals['_ACCEPTED']._serialized_end=1018
-  _globals['_REJECTED']._serialized_start=1020
-  _globals['_REJECTED']._serialized_end=1076
-  _globals['_SUBMITCOMMANDREQUEST']._serialized_start=1078
-  _globals['_SUBMITCOMMANDREQUEST']._serialized_end=1172
-  _globals['_SUBMITCOMMANDREPLY']._serialized_start=1175
-  _globals['_SUBMITCOMMANDREPLY']._serialized_end=1375
-  _globals['_RAFTSERVICE']._serialized_start=1581
-  _globals['_RAFTSERVICE']._serialized_end=1885
+  _globals['_MEMBER']._serialized_end=297
+  _globals['_ENTRYID']._serialized_start=299
+  _globals['_ENTRYID']._serialized_end=337
+  _globals['_REQUESTVOTEREQUEST']._serialized_start=339
+  _globals['_REQUESTVOTEREQUEST']._serialized_end=441
+  _globals['_REQUESTVOTEREPLY']._serialized_start=443
+  _globals['_REQUESTVOTEREPLY']._serialized_end=515
+  _globals['_APPENDENTRIESREQUEST']._serialized_start=518
+  _globals['_APPENDENTRIESREQUEST']._serialized_end=650
+  _globals['_ENTRY']._serialized_start=652
+  _globals['_ENTRY']._serialized_end=777
+  _globals['_NOOP']._serialized_start=779
+  _globals['_NOOP']._serialized_end=785
+  _globals['_MEMBERSHIP']._serialized_start=788
+  _globals['_MEMBERSHIP']._serialized_end=927
+  _globals['_APPENDENTRIESREPLY']._serialized_start=930
+  _globals['_APPENDENTRIESREPLY']._serialized_end=1067
+  _globals['_ACCEPTED']._serialized_start=1069
+  _globals['_ACCEPTED']._serialized_end=1096
+  _globals['_REJECTED']._serialized_start=1098
+  _globals['_REJECTED']._serialized_end=1154
+  _globals['_SNAPSHOT']._serialized_start=1156
+  _globals['_SNAPSHOT']._serialized_end=1239
+  _globals['_INSTALLSNAPSHOTREQUEST']._serialized_start=1241
+  _globals['_INSTALLSNAPSHOTREQUEST']._serialized_end=1357
+  _globals['_SNAPSHOTHEADER']._serialized_start=1359
+  _globals['_SNAPSHOTHEADER']._serialized_end=1478
+  _globals['_SNAPSHOTCHUNK']._serialized_start=1480
+  _globals['_SNAPSHOTCHUNK']._serialized_end=1541
+  _globals['_INSTALLSNAPSHOTREPLY']._serialized_start=1543
+  _globals['_INSTALLSNAPSHOTREPLY']._serialized_end=1601
+  _globals['_TIMEOUTNOWREQUEST']._serialized_start=1603
+  _globals['_TIMEOUTNOWREQUEST']._serialized_end=1636
+  _globals['_TIMEOUTNOWREPLY']._serialized_start=1638
+  _globals['_TIMEOUTNOWREPLY']._serialized_end=1655
+  _globals['_READINDEXREQUEST']._serialized_start=1657
+  _globals['_READINDEXREQUEST']._serialized_end=1704
+  _globals['_READINDEXREPLY']._serialized_start=1706
+  _globals['_READINDEXREPLY']._serialized_end=1781
+  _globals['_SUBMITCOMMANDREQUEST']._serialized_start=1783
+  _globals['_SUBMITCOMMANDREQUEST']._serialized_end=1896
+  _globals['_SUBMITCOMMANDREPLY']._serialized_start=1899
+  _globals['_SUBMITCOMMANDREPLY']._serialized_end=2120
+  _globals['_RAFTSERVICE']._serialized_start=2355
+  _globals['_RAFTSERVICE']._serialized_end=2879
 # @@protoc_insertion_point(module_scope)

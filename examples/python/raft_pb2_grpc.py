@@ -49,6 +49,21 @@ class RaftServiceStub(object):
                 request_serializer=raft__pb2.AppendEntriesRequest.SerializeToString,
                 response_deserializer=raft__pb2.AppendEntriesReply.FromString,
                 _registered_method=True)
+        self.InstallSnapshot = channel.stream_stream(
+                '/raft.v1.RaftService/InstallSnapshot',
+                request_serializer=raft__pb2.InstallSnapshotRequest.SerializeToString,
+                response_deserializer=raft__pb2.InstallSnapshotReply.FromString,
+                _registered_method=True)
+        self.TimeoutNow = channel.unary_unary(
+                '/raft.v1.RaftService/TimeoutNow',
+                request_serializer=raft__pb2.TimeoutNowRequest.SerializeToString,
+                response_deserializer=raft__pb2.TimeoutNowReply.FromString,
+                _registered_method=True)
+        self.ReadIndex = channel.unary_unary(
+                '/raft.v1.RaftService/ReadIndex',
+                request_serializer=raft__pb2.ReadIndexRequest.SerializeToString,
+                response_deserializer=raft__pb2.ReadIndexReply.FromString,
+                _registered_method=True)
         self.SubmitCommand = channel.unary_unary(
                 '/raft.v1.RaftService/SubmitCommand',
                 request_serializer=raft__pb2.SubmitCommandRequest.SerializeToString,
@@ -82,6 +97,29 @@ class RaftServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def InstallSnapshot(self, request_iterator, context):
+        """A leader sends its state to a follower that needs entries which the leader's log no longer holds (§7). The first
+        request is a header; once the follower has said how much it has already, chunks follow. They may run a few
+        ahead of what is acknowledged. The last reply says `complete`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def TimeoutNow(self, request, context):
+        """A leader that hands over asks its successor to stand for election at once (thesis §3.10).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReadIndex(self, request, context):
+        """A follower asks its leader what a state must include to answer a read that begins now (thesis §6.4).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def SubmitCommand(self, request, context):
         """Runs one command given as text: `set k=v`, `get k`, `del k`, or SQL. Needs no metadata.
         """
@@ -106,6 +144,21 @@ def add_RaftServiceServicer_to_server(servicer, server):
                     servicer.AppendEntries,
                     request_deserializer=raft__pb2.AppendEntriesRequest.FromString,
                     response_serializer=raft__pb2.AppendEntriesReply.SerializeToString,
+            ),
+            'InstallSnapshot': grpc.stream_stream_rpc_method_handler(
+                    servicer.InstallSnapshot,
+                    request_deserializer=raft__pb2.InstallSnapshotRequest.FromString,
+                    response_serializer=raft__pb2.InstallSnapshotReply.SerializeToString,
+            ),
+            'TimeoutNow': grpc.unary_unary_rpc_method_handler(
+                    servicer.TimeoutNow,
+                    request_deserializer=raft__pb2.TimeoutNowRequest.FromString,
+                    response_serializer=raft__pb2.TimeoutNowReply.SerializeToString,
+            ),
+            'ReadIndex': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReadIndex,
+                    request_deserializer=raft__pb2.ReadIndexRequest.FromString,
+                    response_serializer=raft__pb2.ReadIndexReply.SerializeToString,
             ),
             'SubmitCommand': grpc.unary_unary_rpc_method_handler(
                     servicer.SubmitCommand,
@@ -194,6 +247,87 @@ class RaftService(object):
             '/raft.v1.RaftService/AppendEntries',
             raft__pb2.AppendEntriesRequest.SerializeToString,
             raft__pb2.AppendEntriesReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def InstallSnapshot(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/raft.v1.RaftService/InstallSnapshot',
+            raft__pb2.InstallSnapshotRequest.SerializeToString,
+            raft__pb2.InstallSnapshotReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def TimeoutNow(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/raft.v1.RaftService/TimeoutNow',
+            raft__pb2.TimeoutNowRequest.SerializeToString,
+            raft__pb2.TimeoutNowReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReadIndex(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/raft.v1.RaftService/ReadIndex',
+            raft__pb2.ReadIndexRequest.SerializeToString,
+            raft__pb2.ReadIndexReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -5,6 +5,7 @@ import io
 import socket
 import time
 import unittest
+import unittest.mock
 from concurrent import futures
 
 import grpc
@@ -148,6 +149,35 @@ class ClientTest(unittest.TestCase):
         with self.assertRaisesRegex(client.OutcomeUnknown, "no longer kept"):
             self.client(node.address).submit("set x=1")
         self.assertEqual(len(node.seen), 1)
+
+    def test_a_session_is_opened_when_it_is_needed_and_not_kept_for_ever(self):
+        node = self.node()
+        submit = self.client(node.address).submit
+        before = time.time_ns() // 1_000_000
+        submit("set x=1")
+        submit("set x=2")
+        with unittest.mock.patch.object(client, "IDLE", -1.0):
+            submit("set x=3")
+        self.assertEqual([it.sequence for it in node.seen], [1, 2, 1])
+        self.assertEqual(node.seen[0].client_id, node.seen[1].client_id)
+        self.assertNotEqual(node.seen[1].client_id, node.seen[2].client_id)
+        self.assertTrue(before <= node.seen[0].opened_ms == node.seen[1].opened_ms <= node.seen[2].opened_ms)
+
+    def test_a_first_attempt_in_a_session_that_has_ended_is_sent_again_in_a_new_one(self):
+        node = self.node()
+        node.script = [reply(raft_pb2.OUTCOME_SESSION_EXPIRED, log_time_ms=7000)]
+        submit = self.client(node.address).submit
+        submit("set x=1")
+        submit("set x=2")
+        self.assertEqual([(it.sequence, it.opened_ms) for it in node.seen[1:]], [(1, 7000), (2, 7000)])
+        self.assertNotEqual(node.seen[0].client_id, node.seen[1].client_id)
+
+    def test_a_retry_in_a_session_that_has_ended_is_unknown(self):
+        node = self.node()
+        node.script = ["serve and lose", reply(raft_pb2.OUTCOME_SESSION_EXPIRED, log_time_ms=7000)]
+        with self.assertRaises(client.OutcomeUnknown):
+            self.client(node.address).submit("set x=1")
+        self.assertEqual(len(node.applied), 1)
 
     def test_what_was_never_sent_is_certainly_not_applied(self):
         with self.assertRaises(client.Unavailable):

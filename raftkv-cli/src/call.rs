@@ -181,6 +181,9 @@ impl<R: Request> Call<R> {
                 self.note(&address, TroubleKind::Lost(reason.clone()));
                 return Some(Err(Error::OutcomeUnknown { reason, troubles: std::mem::take(&mut self.troubles) }));
             }
+            Verdict::SessionExpired { message, log_time_ms } => {
+                return Some(Err(self.unless_in_doubt(Error::SessionExpired { message, log_time_ms })));
+            }
             Verdict::NotLeader { leader_id, leader_address } => {
                 self.router.distrust(&address);
                 self.note(&address, TroubleKind::NotLeader(leader_address.clone()));

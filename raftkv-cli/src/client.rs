@@ -13,13 +13,13 @@ use raftkv_proto::raft::v1::{SubmitCommandReply, SubmitCommandRequest};
 use raftkv_proto::raftkv::v1::{
     AddMemberRequest, DeleteReply, DeleteRequest, DemoteMemberRequest, ExecuteReply, ExecuteRequest, GetReply,
     GetRequest, ListMembersReply, ListMembersRequest, MembershipReply, PromoteMemberRequest, PutReply, PutRequest,
-    RemoveMemberRequest, ReplaceMemberRequest, StatusReply, StatusRequest, TransferLeaderReply, TransferLeaderRequest,
-    UpdateMemberRequest,
+    RemoveMemberRequest, ReplaceMemberRequest, Session as SessionFields, StatusReply, StatusRequest,
+    TransferLeaderReply, TransferLeaderRequest, UpdateMemberRequest,
 };
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 const TIMEOUT_DEFAULT: Duration = Duration::from_secs(5);
 /// Asking a single node how it is waits no longer than this: a node that takes longer is not well.
@@ -68,7 +68,7 @@ impl ClientBuilder {
     /// [`Error::Config`] if no endpoint was given or one is malformed.
     pub fn build(self) -> Result<Client, Error> {
         let router = Arc::new(Router::new(self.endpoints)?);
-        Ok(Client { router, session: Arc::new(Session::new()?), timeout: self.timeout })
+        Ok(Client { router, session: Arc::default(), timeout: self.timeout })
     }
 }
 
@@ -86,9 +86,8 @@ impl Client {
 
     /// Sets `key` to `value`.
     pub async fn put(&self, key: impl Into<Bytes>, value: impl Into<Bytes>) -> Result<PutReply, Error> {
-        let ticket = self.begin().await?;
-        let session = Some(ticket.fields.clone());
-        self.call(PutRequest { key: key.into(), value: value.into(), session }).await
+        let request = PutRequest { key: key.into(), value: value.into(), session: None };
+        self.write(|session| PutRequest { session: Some(session), ..request.clone() }).await
     }
 
     /// Reads `key`, linearizably: the answer is no older than the call.
@@ -98,31 +97,28 @@ impl Client {
 
     /// Deletes `key`, if it exists.
     pub async fn delete(&self, key: impl Into<Bytes>) -> Result<DeleteReply, Error> {
-        let ticket = self.begin().await?;
-        let session = Some(ticket.fields.clone());
-        self.call(DeleteRequest { key: key.into(), session }).await
+        let request = DeleteRequest { key: key.into(), session: None };
+        self.write(|session| DeleteRequest { session: Some(session), ..request.clone() }).await
     }
 
     /// Runs SQL statements as one atomic command: all of them, or none if one fails.
     pub async fn sql(&self, statements: impl IntoIterator<Item = impl Into<Statement>>) -> Result<ExecuteReply, Error> {
         let statements: Vec<Statement> = statements.into_iter().map(Into::into).collect();
         let only_reads = statements.iter().all(Statement::only_reads);
-        let ticket = self.begin().await?;
-        let session = Some(ticket.fields.clone());
-        let statements = statements.into_iter().map(Into::into).collect();
-        self.call(Execute { request: ExecuteRequest { statements, session }, only_reads }).await
+        let statements: Vec<_> = statements.into_iter().map(Into::into).collect();
+        let request = |session| ExecuteRequest { statements: statements.clone(), session: Some(session) };
+        self.write(|session| Execute { request: request(session), only_reads }).await
     }
 
     /// Runs one command given as text: `set k=v`, `get k`, `del k`, or SQL.
     pub async fn submit(&self, command: impl Into<String>) -> Result<SubmitCommandReply, Error> {
-        let ticket = self.begin().await?;
-        let session = ticket.fields.clone();
-        self.call(SubmitCommandRequest {
-            command: command.into(),
-            client_id: session.client_id,
-            sequence: session.sequence,
-            answered: session.answered,
-            opened_ms: session.opened_ms,
+        let command = command.into();
+        self.write(|SessionFields { client_id, sequence, answered, opened_ms }| SubmitCommandRequest {
+            command: command.clone(),
+            client_id,
+            sequence,
+            answered,
+            opened_ms,
         })
         .await
     }
@@ -190,10 +186,24 @@ impl Client {
         Ok(reply)
     }
 
+    /// Sends what `request` makes of a place in the session. Where the cluster takes that session no more, and the request is certainly
+    /// not applied, sends it once more, in a new session.
+    async fn write<R: Request>(&self, request: impl Fn(SessionFields) -> R) -> Result<R::Reply, Error> {
+        let deadline = Instant::now() + self.timeout;
+        let ticket = self.begin().await?;
+        match self.call_until(deadline, request(ticket.fields.clone())).await {
+            Err(Error::SessionExpired { log_time_ms, .. }) => self.session.begin_anew(&ticket, log_time_ms)?,
+            result => return result,
+        }
+        drop(ticket);
+        let ticket = self.begin().await?;
+        self.call_until(deadline, request(ticket.fields.clone())).await
+    }
+
     async fn begin(&self) -> Result<Ticket<'_>, Error> {
         let waited = self.timeout;
         let message = "this client has too many writes under way".to_owned();
-        timeout(waited, self.session.begin()).await.map_err(|_| Error::Busy { message, waited })
+        timeout(waited, self.session.begin()).await.map_err(|_| Error::Busy { message, waited })?
     }
 
     async fn ask_status(&self, endpoint: &str) -> Result<StatusReply, TroubleKind> {
@@ -211,11 +221,15 @@ impl Client {
     }
 
     async fn call<R: Request>(&self, request: R) -> Result<R::Reply, Error> {
+        self.call_until(Instant::now() + self.timeout, request).await
+    }
+
+    async fn call_until<R: Request>(&self, deadline: Instant, request: R) -> Result<R::Reply, Error> {
         if request.bytes() > MAX_REQUEST_BYTES {
             let message =
                 format!("the request is larger than {MAX_REQUEST_BYTES} bytes, which is the most that is accepted");
             return Err(Error::Invalid(message));
         }
-        call::run(self.router.clone(), request, self.timeout).await
+        call::run(self.router.clone(), request, deadline.saturating_duration_since(Instant::now())).await
     }
 }

@@ -60,6 +60,16 @@ pub enum Error {
         waited: Duration,
     },
 
+    /// The cluster does not take the client's session, nor the new one that the client began: its time has just moved on by more
+    /// than half an hour, or has been told wrongly.
+    #[error("{message}")]
+    SessionExpired {
+        /// What the leader said.
+        message: String,
+        /// The cluster's time, in milliseconds since 1970.
+        log_time_ms: u64,
+    },
+
     /// No leader could be reached for as long as the call lasted.
     #[error("{}", describe(troubles))]
     Unavailable {
@@ -89,6 +99,7 @@ impl Error {
             Self::OtherCluster { .. } => "other_cluster",
             Self::TooLarge(_) => "too_large",
             Self::Busy { .. } => "busy",
+            Self::SessionExpired { .. } => "session_expired",
             Self::Unavailable { .. } => "unavailable",
             Self::OutcomeUnknown { .. } => "outcome_unknown",
         }
@@ -105,6 +116,7 @@ impl Error {
             Self::OtherCluster { .. } => "name endpoints of one cluster only".to_owned(),
             Self::TooLarge(_) => "ask for less at once, with LIMIT for example".to_owned(),
             Self::Busy { .. } => "try again later, or send less at once".to_owned(),
+            Self::SessionExpired { .. } => "check the clocks of the nodes, and try again".to_owned(),
             Self::Unavailable { troubles } => hint_at(troubles),
             Self::OutcomeUnknown { .. } => "look whether it was applied before sending it again".to_owned(),
         };

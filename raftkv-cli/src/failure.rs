@@ -62,7 +62,7 @@ impl Failure {
         match self {
             Self::Client(Error::Config(_) | Error::OtherCluster { .. }) => 2,
             Self::NotFound(_) => 3,
-            Self::Client(Error::Unavailable { .. } | Error::Busy { .. }) => 5,
+            Self::Client(Error::Unavailable { .. } | Error::Busy { .. } | Error::SessionExpired { .. }) => 5,
             Self::Client(Error::OutcomeUnknown { .. }) => 6,
             Self::Client(Error::Denied(_)) => 7,
             Self::Client(_) | Self::Io(_) => 1,

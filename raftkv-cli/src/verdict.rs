@@ -34,6 +34,8 @@ pub(crate) enum Verdict<T> {
     TooLarge(String),
     /// It may have been carried out, and asking again would not tell: the answer is no longer kept.
     Forgotten(String),
+    /// This attempt changed nothing, and neither will another of the same session.
+    SessionExpired { message: String, log_time_ms: u64 },
 }
 
 impl<T> Verdict<T> {
@@ -54,6 +56,7 @@ impl<T> Verdict<T> {
             Reason::OutcomeUnknown if detail.forgotten => Self::Forgotten(message),
             Reason::OutcomeUnknown => Self::Lost(message),
             Reason::Busy => Self::Busy { message, retry_after },
+            Reason::SessionExpired => Self::SessionExpired { message, log_time_ms: detail.log_time_ms },
             Reason::Unspecified => Self::of_code(endpoint, status),
         }
     }
@@ -92,6 +95,7 @@ impl Verdict<SubmitCommandReply> {
             Outcome::Invalid => Self::Rejected(Error::Invalid(message)),
             Outcome::Failed => Self::Failed(Error::Failed(message)),
             Outcome::Busy => Self::Busy { message, retry_after: Duration::ZERO },
+            Outcome::SessionExpired => Self::SessionExpired { message, log_time_ms: reply.log_time_ms },
             Outcome::Unknown if reply.forgotten => Self::Forgotten(message),
             Outcome::Unknown => Self::Lost(message),
             // An outcome of a later version: `success` is what it always was, and anything else is in doubt.
@@ -141,6 +145,8 @@ mod tests {
         let forgotten = ErrorDetail { forgotten: true, ..reason(Reason::OutcomeUnknown) };
         assert!(matches!(judge(Code::Unknown, &forgotten), Verdict::Forgotten(_)));
         assert!(matches!(judge(Code::ResourceExhausted, &reason(Reason::Busy)), Verdict::Busy { .. }));
+        let expired = ErrorDetail { log_time_ms: 7, ..reason(Reason::SessionExpired) };
+        assert!(matches!(judge(Code::Aborted, &expired), Verdict::SessionExpired { log_time_ms: 7, .. }));
     }
 
     #[test]

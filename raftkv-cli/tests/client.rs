@@ -220,6 +220,56 @@ async fn a_write_whose_answer_is_no_longer_kept_is_unknown_at_once() {
 }
 
 #[tokio::test]
+async fn a_first_attempt_in_a_session_that_has_ended_is_sent_again_in_a_new_one() {
+    let nodes = start(1);
+    let client = client(endpoints(&nodes));
+    client.put("x", "1").await.unwrap();
+    nodes[0].next(Act::Expire(7000));
+    client.put("x", "2").await.unwrap();
+    nodes[0].next(Act::Expire(8000));
+    client.submit("set x=3").await.unwrap();
+    client.delete("x").await.unwrap();
+    let seen: Vec<_> = nodes[0].seen().iter().map(|seen| (seen.sequence, seen.opened_ms)).collect();
+    let opened = seen[0].1;
+    assert_eq!(seen, [(1, opened), (2, opened), (1, 7000), (2, 7000), (1, 8000), (2, 8000)]);
+    let seen = nodes[0].seen();
+    assert!(seen[1].client_id != seen[2].client_id && seen[3].client_id != seen[4].client_id);
+    assert_eq!(applied(&nodes[0]), 4);
+}
+
+#[tokio::test]
+async fn a_retry_in_a_session_that_has_ended_is_unknown() {
+    let nodes = start(1);
+    let client = client(endpoints(&nodes));
+    for lost in [Act::ServeAndLose, Act::Unsure] {
+        nodes[0].next(lost);
+        nodes[0].next(Act::Expire(7000));
+        let error = client.put("x", "1").await.unwrap_err();
+        assert!(matches!(error, Error::OutcomeUnknown { .. }), "{error}");
+    }
+    assert_eq!(applied(&nodes[0]), 1, "what may have been applied is not sent in another session");
+}
+
+#[tokio::test]
+async fn an_attempt_under_way_is_not_forgotten_when_another_finds_the_session_ended() {
+    let nodes = start(2);
+    nodes[0].always(Act::ServeAfter(Duration::from_secs(3)));
+    nodes[1].always(Act::Expire(7000));
+    let error = client(endpoints(&nodes)).put("x", "1").await.unwrap_err();
+    assert!(matches!(error, Error::OutcomeUnknown { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn a_cluster_that_takes_no_session_is_not_asked_for_ever() {
+    let nodes = start(1);
+    nodes[0].always(Act::Expire(7000));
+    let client = client(endpoints(&nodes));
+    let error = client.put("x", "1").await.unwrap_err();
+    assert!(matches!(error, Error::SessionExpired { log_time_ms: 7000, .. }), "{error}");
+    assert_eq!(nodes[0].seen().len(), 2);
+}
+
+#[tokio::test]
 async fn a_write_that_was_never_sent_or_only_refused_is_certainly_not_applied() {
     let nodes = start(1);
     nodes[0].always(Act::NoLeader);

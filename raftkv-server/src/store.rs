@@ -91,6 +91,15 @@ pub enum Failure {
          asking again will not tell; read the data to find out"
     )]
     Forgotten,
+    /// Not applied now. It may have been applied before, if it was sent before.
+    #[error(
+        "the session has ended, or was not opened near the cluster's time: not applied now; send a first attempt again in a new \
+         session; of a retry, only the data can tell"
+    )]
+    SessionExpired {
+        /// The cluster's time: a session that is opened then can begin.
+        log_time_ms: u64,
+    },
     /// A change of the membership or of leadership that may or may not come about.
     #[error("whether the change came about is not known; ask for it again, which does no harm if it did")]
     ChangeUnknown,
@@ -141,6 +150,10 @@ impl Store {
                 "this client has too many commands whose answers it has not confirmed; confirm some with `answered`"
                     .to_owned(),
             )),
+            Outcome::SessionExpired { time_ms } => Err(Failure::SessionExpired { log_time_ms: time_ms }),
+            Outcome::TooManySessions => {
+                Err(Failure::Busy("there are too many sessions; those that are not used end within an hour".to_owned()))
+            }
             outcome => Ok((outcome, position)),
         }
     }

@@ -13,8 +13,8 @@ use raftkv_proto::raft::v1 as wire;
 use raftkv_proto::raft::v1::Outcome;
 use raftkv_proto::raft::v1::raft_service_client::RaftServiceClient;
 use raftkv_proto::raftkv::v1::kv_client::KvClient;
-use raftkv_proto::raftkv::v1::{ErrorDetail, PutRequest, Reason};
-use support::{Cluster, direct, eventually, free_ports, run_to_end, server};
+use raftkv_proto::raftkv::v1::{ErrorDetail, PutRequest, Reason, Session};
+use support::{Cluster, direct, eventually, free_ports, now_ms, run_to_end, server};
 use tonic::Code;
 
 /// Runs the server, which must end by itself, and returns its exit code and what it said.
@@ -214,6 +214,40 @@ async fn commands_that_cannot_be_run_are_answered() {
         assert!(reply.error.contains(expected), "{shown}: {}", reply.error);
         assert_eq!(reply.node_id, 1);
     }
+}
+
+#[tokio::test]
+async fn a_session_begins_near_the_time_of_the_cluster_and_not_elsewhere() {
+    let cluster = Cluster::start(1).await;
+    let mut kv = KvClient::new(direct(&cluster, 1).await);
+    let session = |opened_ms| Session { client_id: "a client".into(), sequence: 1, answered: 0, opened_ms };
+    let request = |opened_ms| PutRequest { key: "x".into(), value: "1".into(), session: Some(session(opened_ms)) };
+
+    let status = kv.put(request(0)).await.unwrap_err();
+    assert_eq!(status.code(), Code::InvalidArgument, "{status}");
+    let hour_ms = 60 * 60 * 1000;
+    for opened_ms in [1, now_ms() - hour_ms, now_ms() + hour_ms] {
+        let status = kv.put(request(opened_ms)).await.unwrap_err();
+        let detail = ErrorDetail::decode(status.details()).unwrap();
+        assert_eq!((status.code(), detail.reason()), (Code::Aborted, Reason::SessionExpired), "{status}");
+        assert!(now_ms().abs_diff(detail.log_time_ms) < 60_000, "{detail:?}");
+    }
+    let mut raft = RaftServiceClient::new(direct(&cluster, 1).await);
+    let command = wire::SubmitCommandRequest {
+        command: "set x=1".into(),
+        client_id: "me".into(),
+        sequence: 1,
+        ..Default::default()
+    };
+    let old = wire::SubmitCommandRequest { opened_ms: 1, ..command.clone() };
+    let reply = raft.submit_command(old).await.unwrap().into_inner();
+    assert_eq!((reply.success, reply.outcome()), (false, Outcome::SessionExpired), "{}", reply.error);
+    assert!(cluster.client().get("x").await.unwrap().entry.is_none(), "nothing was applied");
+
+    // What it says helps, whatever the client's own clock does.
+    let new = wire::SubmitCommandRequest { opened_ms: reply.log_time_ms, ..command };
+    assert!(raft.submit_command(new).await.unwrap().into_inner().success);
+    assert!(kv.put(request(reply.log_time_ms)).await.unwrap().into_inner().replaced);
 }
 
 #[tokio::test]

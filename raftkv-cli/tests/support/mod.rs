@@ -40,6 +40,8 @@ pub enum Act {
     Unsure,
     /// Says that the answer is no longer kept.
     Forget,
+    /// Says that the session has ended, at this time of the cluster.
+    Expire(u64),
     /// Carries it out after a while.
     ServeAfter(Duration),
     /// Answers with a bare gRPC code, as something that is not RaftKV would.
@@ -65,6 +67,7 @@ pub struct Seen {
     pub at: Instant,
     pub what: String,
     pub client_id: Vec<u8>,
+    pub opened_ms: u64,
     pub sequence: u64,
     pub answered: u64,
     pub statements: Vec<Statement>,
@@ -221,12 +224,13 @@ impl Node {
     }
 
     fn saw(&self, what: impl Into<String>, session: Option<Session>, statements: Vec<Statement>) {
-        let Session { client_id, sequence, answered, .. } = session.unwrap_or_default();
+        let Session { client_id, sequence, answered, opened_ms } = session.unwrap_or_default();
         let seen = Seen {
             node: self.id,
             at: Instant::now(),
             what: what.into(),
             client_id: client_id.to_vec(),
+            opened_ms,
             sequence,
             answered,
             statements,
@@ -263,6 +267,10 @@ impl Node {
             Act::Forget => {
                 let detail = ErrorDetail { forgotten: true, ..reason(Reason::OutcomeUnknown) };
                 Err(error(Code::Unknown, "no longer kept", &detail))
+            }
+            Act::Expire(log_time_ms) => {
+                let detail = ErrorDetail { log_time_ms, ..reason(Reason::SessionExpired) };
+                Err(error(Code::Aborted, "the session has ended", &detail))
             }
             Act::Unsure => Err(error(Code::Unknown, "stepped down", &reason(Reason::OutcomeUnknown))),
         }
@@ -507,6 +515,7 @@ fn in_reply(node_id: u64, status: &Status) -> SubmitCommandReply {
         Reason::Invalid => Outcome::Invalid,
         Reason::Failed => Outcome::Failed,
         Reason::Busy => Outcome::Busy,
+        Reason::SessionExpired => Outcome::SessionExpired,
         Reason::OutcomeUnknown | Reason::Unspecified => Outcome::Unknown,
     };
     SubmitCommandReply {
@@ -516,6 +525,7 @@ fn in_reply(node_id: u64, status: &Status) -> SubmitCommandReply {
         leader_address: detail.leader_address,
         node_id,
         forgotten: detail.forgotten,
+        log_time_ms: detail.log_time_ms,
         ..SubmitCommandReply::default()
     }
 }

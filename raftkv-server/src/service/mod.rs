@@ -53,12 +53,17 @@ impl From<Failure> for Status {
             Failure::Unknown(_) | Failure::Forgotten | Failure::ChangeUnknown => {
                 (Code::Unknown, Reason::OutcomeUnknown, 0)
             }
+            Failure::SessionExpired { .. } => (Code::Aborted, Reason::SessionExpired, 0),
             Failure::Busy(_) => (Code::ResourceExhausted, Reason::Busy, BUSY_PAUSE_MS),
         };
         let forgotten = failure == Failure::Forgotten;
         let mut detail = ErrorDetail { reason: reason.into(), retry_after_ms, forgotten, ..ErrorDetail::default() };
-        if let Failure::NotLeader(Leader { id, address }) = &failure {
-            (detail.leader_id, detail.leader_address) = (id.0, address.clone());
+        match &failure {
+            Failure::NotLeader(Leader { id, address }) => {
+                (detail.leader_id, detail.leader_address) = (id.0, address.clone());
+            }
+            Failure::SessionExpired { log_time_ms } => detail.log_time_ms = *log_time_ms,
+            _ => {}
         }
         Self::with_details(code, shortened(failure.to_string()), detail.encode_to_vec().into())
     }

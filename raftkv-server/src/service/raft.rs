@@ -204,6 +204,7 @@ fn reply(gate: &Gate, result: Result<Done, Failure>) -> wire::SubmitCommandReply
             match failure {
                 Failure::NotLeader(leader) => name_leader(&mut reply, Some(leader)),
                 Failure::NoLeader(_) | Failure::NotBegun => name_leader(&mut reply, None),
+                Failure::SessionExpired { log_time_ms } => reply.log_time_ms = log_time_ms,
                 _ => (),
             }
         }
@@ -223,6 +224,7 @@ fn outcome(failure: &Failure) -> Outcome {
         Failure::Invalid(_) => Outcome::Invalid,
         Failure::Failed(_) => Outcome::Failed,
         Failure::Unknown(_) | Failure::Forgotten | Failure::ChangeUnknown => Outcome::Unknown,
+        Failure::SessionExpired { .. } => Outcome::SessionExpired,
         Failure::Busy(_) => Outcome::Busy,
     }
 }
