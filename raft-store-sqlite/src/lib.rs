@@ -48,6 +48,7 @@ mod answer;
 mod clock;
 mod codec;
 mod command;
+mod contract;
 mod data_dir;
 mod dump;
 mod error;
@@ -67,6 +68,7 @@ mod step;
 
 pub use answer::{Answer, Found, KeyValue, Outcome, StatementResult, StepResult};
 pub use command::{Command, Operation, SessionId};
+pub use contract::{Contract, ContractMismatch};
 pub use data_dir::{DataDir, Parts, log_path, state_path};
 pub use dump::dump;
 pub use error::Error;

@@ -74,7 +74,15 @@ impl Local {
             false => convert::member_to_wire(id, member),
         });
         let members = members.collect();
-        IdentifyReply { protocol: PROTOCOL, self_: Some(this), cluster_id: cluster.0, members, complete: true }
+        let contract = self.options.contract.clone();
+        IdentifyReply {
+            protocol: PROTOCOL,
+            self_: Some(this),
+            cluster_id: cluster.0,
+            members,
+            complete: true,
+            contract,
+        }
     }
 }
 

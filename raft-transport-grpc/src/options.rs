@@ -33,6 +33,9 @@ pub struct Options {
     pub snapshot_bytes_per_second: Option<NonZeroU64>,
     /// A snapshot's transfer that has not come forward for this long has failed.
     pub snapshot_patience: Duration,
+    /// What this node states in `Identify` of what it applies commands with; empty for nothing. Only carried here: to compare is the
+    /// driver's.
+    pub contract: String,
 }
 
 impl Default for Options {
@@ -49,6 +52,7 @@ impl Default for Options {
             max_message_bytes: 16 << 20,
             snapshot_bytes_per_second: None,
             snapshot_patience: Duration::from_secs(20),
+            contract: String::new(),
         }
     }
 }

@@ -32,8 +32,8 @@ impl Stalled {
             protocol: 1,
             self_: Some(wire::Member { id, address: String::new(), incarnation: 100 * id, priority: 0 }),
             cluster_id: CLUSTER.0,
-            members: Vec::new(),
             complete: true,
+            ..wire::IdentifyReply::default()
         };
         Self { identity, votes: Mutex::new(votes), streams: Mutex::default() }
     }

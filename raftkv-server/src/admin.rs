@@ -7,7 +7,7 @@ use raft_core::effect::{Refusal, RoleKind};
 use raft_core::membership::{Change, MembershipChange};
 use raft_core::status::Status;
 use raft_core::types::{ClusterId, Identity, Incarnation, Member, NodeId};
-use raft_store_sqlite::Answer;
+use raft_store_sqlite::{Answer, Contract};
 use raft_transport_grpc::{Options, identify};
 use raftkv_proto::raft::v1::IdentifyRequest;
 use tokio::time::timeout;
@@ -69,14 +69,15 @@ pub type IsChanged = bool;
 #[derive(Clone, Debug)]
 pub struct Admin {
     identity: Identity,
+    contract: Contract,
     node: Handle<Answer>,
     store: Store,
 }
 
 impl Admin {
-    /// Of the running node `identity`.
-    pub fn new(identity: Identity, node: Handle<Answer>, store: Store) -> Self {
-        Self { identity, node, store }
+    /// Of the running node `identity`, which applies commands with `contract`.
+    pub fn new(identity: Identity, contract: Contract, node: Handle<Answer>, store: Store) -> Self {
+        Self { identity, contract, node, store }
     }
 
     /// The node's status, no older than the call, which tells the members and how far each is. Only the leader can tell.
@@ -251,7 +252,8 @@ impl Admin {
         changed.map_err(|_| Failure::ChangeUnknown)?.map(|_| true).map_err(|error| self.refused(error))
     }
 
-    /// Asks whoever is at `address` for its disk, and makes sure that it is `id`, and of this cluster or of none.
+    /// Asks whoever is at `address` for its disk, and makes sure that it is `id`, of this cluster or of none, and comes to the same state as
+    /// this node.
     async fn ask(&self, id: NodeId, address: &str) -> Result<Incarnation, Failure> {
         if !id.is_possible() {
             return Err(Failure::Invalid(format!("a node's id is from 1 to {}", NodeId::LAST.0)));
@@ -276,6 +278,8 @@ impl Admin {
                 id.0, statement.cluster
             )));
         }
+        let checked = self.contract.check(&statement.contract);
+        checked.map_err(|why| Failure::Failed(format!("node {} at {address} {why}", id.0)))?;
         Ok(statement.member.incarnation)
     }
 

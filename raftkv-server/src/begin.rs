@@ -18,6 +18,7 @@ use std::time::Duration;
 use raft_core::membership::Membership;
 use raft_core::port::Stored;
 use raft_core::types::{ClusterId, Incarnation, Member, NodeId};
+use raft_store_sqlite::{Contract, ContractMismatch};
 use raft_transport_grpc::handshake::PROTOCOL;
 use sha2::{Digest, Sha256};
 use tokio::task::JoinSet;
@@ -51,13 +52,15 @@ pub struct Statement {
     pub members: Members,
     /// Whether `members` has all whom its flags name. Always true once it has begun.
     pub complete: bool,
+    /// What it applies commands with.
+    pub contract: Contract,
 }
 
 impl Statement {
     /// What a node states that knows nobody yet.
-    fn alone(id: NodeId, member: Member, peers: &[Peer]) -> Self {
-        let members = [(id, member.clone())].into();
-        Self { protocol: PROTOCOL, id, member, cluster: ClusterId::default(), members, complete: peers.is_empty() }
+    fn alone(id: NodeId, member: Member, peers: &[Peer], contract: Contract) -> Self {
+        let (cluster, members) = (ClusterId::default(), [(id, member.clone())].into());
+        Self { protocol: PROTOCOL, id, member, cluster, members, complete: peers.is_empty(), contract }
     }
 }
 
@@ -124,6 +127,14 @@ pub enum Obstacle {
         peer: Peer,
         /// Its version.
         theirs: u32,
+    },
+    /// A peer would apply commands otherwise than this node.
+    #[error("{peer} {why}")]
+    OtherContract {
+        /// The peer.
+        peer: Peer,
+        /// What differs.
+        why: ContractMismatch,
     },
     /// A peer is not the node that the flags say it is.
     #[error("{peer} is node {}: correct --peers here, or --id there", .actual.0)]
@@ -290,6 +301,8 @@ impl<'a> Round<'a> {
             self.obstacles.push(Obstacle::WrongId { peer: peer.clone(), actual: *id });
         } else if *id == self.own.id {
             // A list of all nodes, this one included, is fine.
+        } else if let Err(why) = self.own.contract.check(&statement.contract) {
+            self.obstacles.push(Obstacle::OtherContract { peer: peer.clone(), why });
         } else if statement.cluster != ClusterId::default() {
             self.find_begun(peer, statement);
         } else {
@@ -396,9 +409,10 @@ pub struct Lobby {
 }
 
 impl Lobby {
-    /// The lobby of node `id`, which others reach and know as `member`, and whose flags name `peers`.
-    pub fn new(id: NodeId, member: Member, peers: &[Peer]) -> Self {
-        Self { statement: Mutex::new(Statement::alone(id, member, peers)), waits_for: Mutex::default() }
+    /// The lobby of node `id`, which others reach and know as `member`, whose flags name `peers`, and which applies commands with
+    /// `contract`.
+    pub fn new(id: NodeId, member: Member, peers: &[Peer], contract: Contract) -> Self {
+        Self { statement: Mutex::new(Statement::alone(id, member, peers, contract)), waits_for: Mutex::default() }
     }
 
     /// What this node states now.
@@ -528,7 +542,8 @@ mod tests {
 
     fn states(id: u64, known: &[u64], complete: bool) -> Statement {
         let cluster = ClusterId::default();
-        Statement { protocol: PROTOCOL, id: NodeId(id), member: member(id), cluster, members: members(known), complete }
+        let (id, member, members) = (NodeId(id), member(id), members(known));
+        Statement { protocol: PROTOCOL, id, member, cluster, members, complete, contract: Contract::from("rules=1") }
     }
 
     fn has_begun(id: u64, known: &[u64]) -> Statement {
@@ -613,6 +628,13 @@ mod tests {
         let own = states(1, &[1], false);
         let future = Statement { protocol: 2, ..states(2, &[2], false) };
         assert!(obstacles(&own, &[Answer::Stated(future), silent()]).contains("speaks protocol 2, this node 1"));
+
+        let newer = Statement { contract: Contract::from("rules=2"), ..states(2, &[2], false) };
+        assert!(
+            obstacles(&own, &[Answer::Stated(newer), silent()]).contains("only here: rules=1; only there: rules=2")
+        );
+        let older = Statement { contract: Contract::default(), ..states(2, &[2], false) };
+        assert!(obstacles(&own, &[Answer::Stated(older), silent()]).contains("run this version, rules=1, there too"));
 
         let twin = Statement { member: member(9), ..states(2, &[2], false) };
         let text = obstacles(&own, &[Answer::Stated(states(2, &[2], false)), Answer::Stated(twin)]);
@@ -735,7 +757,7 @@ mod tests {
         let mut starting = JoinSet::new();
         for id in [3, 1, 2] {
             let others = peers(&[1, 2, 3].into_iter().filter(|other| *other != id).collect::<Vec<_>>());
-            let lobby = Arc::new(Lobby::new(NodeId(id), member(id), &others));
+            let lobby = Arc::new(Lobby::new(NodeId(id), member(id), &others, Contract::default()));
             lobbies.lock().unwrap().insert(member(id).address, lobby.clone());
             let directory = lobbies.clone();
             starting.spawn(async move {

@@ -85,13 +85,14 @@ impl Gate {
 
 impl From<Statement> for wire::IdentifyReply {
     fn from(statement: Statement) -> Self {
-        let Statement { protocol, id, member, cluster, members, complete } = statement;
+        let Statement { protocol, id, member, cluster, members, complete, contract } = statement;
         Self {
             protocol,
             self_: Some(member_to_wire(id, member)),
             cluster_id: cluster.0,
             members: members.into_iter().map(|(id, member)| member_to_wire(id, member)).collect(),
             complete,
+            contract: contract.to_string(),
         }
     }
 }
@@ -112,6 +113,7 @@ impl TryFrom<wire::IdentifyReply> for Statement {
             cluster: ClusterId(reply.cluster_id),
             members: members_from_wire(reply.members)?,
             complete: reply.complete,
+            contract: reply.contract.as_str().into(),
         })
     }
 }
@@ -119,6 +121,7 @@ impl TryFrom<wire::IdentifyReply> for Statement {
 #[cfg(test)]
 mod tests {
     use raft_core::types::Member;
+    use raft_store_sqlite::Contract;
     use raft_transport_grpc::handshake::PROTOCOL;
 
     use super::*;
@@ -133,6 +136,7 @@ mod tests {
             cluster: ClusterId(9),
             members: [(NodeId(1), member("a:1")), (NodeId(2), member("b:1"))].into(),
             complete: true,
+            contract: Contract::from("rules=1 sqlite=3.54.1"),
         };
         let reply = wire::IdentifyReply::from(statement.clone());
         assert_eq!(Statement::try_from(reply), Ok(statement));

@@ -11,7 +11,7 @@ use raft_core::message::Envelope;
 use raft_core::port::{StateMachine, Stored};
 use raft_core::status::Status;
 use raft_core::types::{ClusterId, Identity, Member, NodeId};
-use raft_store_sqlite::{Answer, DataDir, Parts};
+use raft_store_sqlite::{Answer, Contract, DataDir, Parts};
 use raft_transport_grpc::{GrpcTransport, Options as TransportOptions, Recipient, identify};
 use raftkv_proto::raft::v1::IdentifyRequest;
 use raftkv_proto::raft::v1::raft_service_server::RaftServiceServer;
@@ -160,7 +160,8 @@ impl Server {
         info!("{id} at {address}, data in {}, disk {incarnation}", folder.display());
 
         let member = Member { address: address.clone(), incarnation, ..Member::default() };
-        let gate = Arc::new(Gate::new(id, address, Lobby::new(id, member, &config.peers)));
+        let lobby = Lobby::new(id, member, &config.peers, Contract::of_this_program()?);
+        let gate = Arc::new(Gate::new(id, address, lobby));
         let network = Network::serve(listener, &gate).await?;
         let parts = match begin(directory, &gate, config).await {
             Err(Error::IdTaken(taken)) => {
@@ -328,14 +329,15 @@ fn start_node(
     let (mailbox, inbox) = node::mailbox(&options);
     let runtime = runtime::Handle::current();
     let address = gate.address().to_owned();
+    let contract = gate.lobby().statement().contract;
+    let links = TransportOptions { contract: contract.to_string(), ..TransportOptions::default() };
     let Parts { log, state_machine, reader } = parts;
     let (recipient, staging) = (Post(mailbox), state_machine.staging());
-    let transport =
-        GrpcTransport::new(identity, address.clone(), TransportOptions::default(), runtime, recipient, staging);
+    let transport = GrpcTransport::new(identity, address.clone(), links, runtime, recipient, staging);
     let (node, running) = node::start(options, inbox, log, state_machine, transport.clone())?;
     let ended = tokio::task::spawn_blocking(|| running.wait());
     let store = Store::new(node.clone(), reader, transport.clone(), address);
-    let admin = Admin::new(identity, node.clone(), store.clone());
+    let admin = Admin::new(identity, contract, node.clone(), store.clone());
     Ok((node, ended, Open { identity, store, admin, transport }))
 }
 

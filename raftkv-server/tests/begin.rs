@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use raft_core::types::{ClusterId, Incarnation, Member, NodeId};
+use raft_store_sqlite::Contract;
 use raft_transport_grpc::handshake::PROTOCOL;
 use raftkv_server::begin::{Answer, Decision, Obstacle, Statement, decide};
 use raftkv_server::peer::Peer;
@@ -73,7 +74,7 @@ fn alone(id: NodeId, incarnation: u64, host: &str) -> Statement {
     let member =
         Member { address: format!("{host}:{}", id.0), incarnation: Incarnation(incarnation), ..Member::default() };
     let (cluster, members) = (ClusterId::default(), [(id, member.clone())].into());
-    Statement { protocol: PROTOCOL, id, member, cluster, members, complete: false }
+    Statement { protocol: PROTOCOL, id, member, cluster, members, complete: false, contract: Contract::default() }
 }
 
 struct World {

@@ -2,13 +2,26 @@
 
 mod support;
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use raft_core::types::{ClusterId, Identity, Incarnation, Member, NodeId};
+use raft_store_sqlite::Contract;
+use raft_transport_grpc::Options;
+use raft_transport_grpc::handshake::Handshake;
 use raftkv_cli::reply::{MemberRole, Progress};
 use raftkv_cli::request::{AddMemberRequest, ReplaceMemberRequest, UpdateMemberRequest};
 use raftkv_cli::{Client, Error};
+use raftkv_proto::raft::v1 as wire;
+use raftkv_proto::raft::v1::raft_service_client::RaftServiceClient;
+use raftkv_proto::raft::v1::raft_service_server::RaftServiceServer;
+use raftkv_server::begin::Lobby;
+use raftkv_server::gate::Gate;
+use raftkv_server::service::raft::RaftApi;
 use support::writers::{Writers, assert_files_agree, assert_files_agree_of, assert_written_once};
-use support::{Cluster, eventually, run_to_end};
+use support::{Cluster, direct, eventually, run_to_end};
+use tokio::net::TcpListener;
+use tonic::transport::Server;
 
 const PATIENCE: Duration = Duration::from_secs(40);
 
@@ -319,6 +332,51 @@ async fn additions_that_cannot_be_right_are_refused() {
     assert!(client.update_member(update(3)).await.unwrap().changed);
     assert!(!client.update_member(update(3)).await.unwrap().changed);
     assert_eq!(client.members().await.unwrap().members[1].priority, 3);
+}
+
+/// A node that waits at an address of this process, and that states another contract than the servers'.
+async fn node_with(contract: Contract) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let member = Member { address: address.clone(), incarnation: Incarnation(7), ..Member::default() };
+    let gate = Arc::new(Gate::new(NodeId(2), address.clone(), Lobby::new(NodeId(2), member, &[], contract)));
+    let service = RaftServiceServer::new(RaftApi::new(gate));
+    let serving = Server::builder().add_service(service).serve_with_incoming(Options::incoming(listener));
+    tokio::spawn(serving);
+    address
+}
+
+#[tokio::test]
+async fn a_node_that_would_apply_commands_otherwise_is_not_added() {
+    let cluster = Cluster::start(1).await;
+    let client = cluster.client();
+    let ours = Contract::of_this_program().unwrap();
+    let other = Contract::from(format!("{ours} option=ENABLE_ICU").replace("rules=", "rules=1000").as_str());
+    for (contract, expected) in [
+        (other, "only there: option=ENABLE_ICU, rules=1000"),
+        (Contract::default(), "does not state how it applies commands"),
+    ] {
+        let request = AddMemberRequest { id: 2, address: node_with(contract).await, ..Default::default() };
+        let error = client.add_member(request).await.unwrap_err();
+        assert!(error.to_string().contains(expected), "{error}");
+    }
+    let request = AddMemberRequest {
+        id: 2,
+        address: node_with(ours).await,
+        role: MemberRole::Learner.into(),
+        ..Default::default()
+    };
+    let reply = client.add_member(request).await.unwrap();
+    assert!(reply.changed, "an equal one passes");
+
+    // A member that has another version since is not turned away, but told of.
+    let from = Identity { cluster: ClusterId(reply.cluster_id), node: NodeId(2), incarnation: Incarnation(7) };
+    let this = wire::Member { id: 2, incarnation: 7, ..Default::default() };
+    let caller = wire::IdentifyReply { self_: Some(this), contract: "rules=0".to_owned(), ..Default::default() };
+    let request = wire::IdentifyRequest { caller: Some(caller) };
+    let mut peer = RaftServiceClient::new(direct(&cluster, 1).await);
+    peer.identify(Handshake::new(from, NodeId(1)).stamp(request)).await.unwrap();
+    cluster.place(1).says("node 2 would apply commands otherwise").await;
 }
 
 #[tokio::test]

@@ -61,6 +61,18 @@ impl RaftApi {
     }
 }
 
+impl RaftApi {
+    /// Says so if a member would apply commands otherwise than this node. To refuse it would end what it is a part of.
+    fn compare_contracts(&self, caller: &CallerStatement) {
+        let checked = self.gate.lobby().statement().contract.check(&caller.contract);
+        if let Err(why) = checked
+            && self.refusals.admits(caller.id, &why.to_string())
+        {
+            warn!("node {} {why}", caller.id.0);
+        }
+    }
+}
+
 #[tonic::async_trait]
 impl RaftService for RaftApi {
     type AppendEntriesStream = AppendEntriesStream;
@@ -72,6 +84,7 @@ impl RaftService for RaftApi {
             Some(open) if has_begun => {
                 if let Some(caller) = request.get_ref().caller.clone().and_then(|it| CallerStatement::try_from(it).ok())
                 {
+                    self.compare_contracts(&caller);
                     look_for_copies(open, caller);
                 }
                 open.transport.identify(request).await
