@@ -4,6 +4,7 @@
 //!     main ─► flags ─► config ─► server ─► storage            open the files
 //!                                  ├─────► begin, join        find out who the peers are, or have the cluster add this node
 //!                                  ├─────► node               drives the core (threads)
+//!                                  ├─────► housekeeping       has the leader remove what has expired
 //!                                  └─────► service ─► store   turns calls into commands and reads (tasks)
 //!                                               └► admin      changes the membership, and who leads
 //! ```
@@ -18,6 +19,7 @@ pub mod demo;
 pub mod flags;
 pub mod gate;
 pub mod health;
+mod housekeeping;
 pub mod join;
 pub mod node;
 pub mod peer;

@@ -39,7 +39,7 @@ use crate::service::kv::KvService;
 use crate::service::raft::RaftApi;
 use crate::service::sql::SqlService;
 use crate::store::Store;
-use crate::{peers, storage};
+use crate::{housekeeping, peers, storage};
 
 /// A client service with the limits of message sizes. A macro, for the generated services share no trait.
 macro_rules! limited {
@@ -180,6 +180,7 @@ impl Server {
             transport.clone(),
         ));
         tasks.spawn(report_health(network.health.clone(), node.watch_status()));
+        tasks.spawn(housekeeping::keep_house(open.store.clone()));
         gate.open(open);
         Ok(Self { gate, listen, folder, node, node_ended, network, transport, _tasks: tasks })
     }

@@ -187,6 +187,16 @@ impl Store {
         self.look(Reader::revision).await.and_then(|read| read.map_err(|error| unreadable(&error))).unwrap_or(0)
     }
 
+    /// Log time when this node's state has something to remove; none if there is nothing that can expire.
+    pub(crate) async fn next_expiry_ms(&self) -> Result<Option<u64>, Failure> {
+        self.look(Reader::next_expiry_ms).await?.map_err(|error| unreadable(&error))
+    }
+
+    /// Replicates a command that is nobody's but the cluster's own, and returns what came of it.
+    pub(crate) async fn propose(&self, operation: Operation) -> Result<Outcome, Failure> {
+        self.execute(operation, None).await.map(|(outcome, _)| outcome)
+    }
+
     /// Sorts statements into reads and writes, and refuses what is wrong whatever tables there are.
     async fn prepare(&self, statements: Vec<Statement>) -> Result<(Kind, Vec<Statement>), Failure> {
         let look = move |reader: &Reader| reader.prepare(&statements).map(|kind| (kind, statements));

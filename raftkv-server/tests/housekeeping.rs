@@ -1,0 +1,63 @@
+//! A cluster removes what has expired by itself, and writes nothing while there is nothing to remove.
+
+mod support;
+
+use std::time::Duration;
+
+use raft_store_sqlite::limits::SESSION_MS;
+use rusqlite::{Connection, OpenFlags};
+use support::writers::assert_files_agree;
+use support::{Cluster, TestNode, eventually};
+use tokio::time::sleep;
+
+/// How many rows a node's table has.
+fn count(node: &TestNode, table: &str) -> u64 {
+    let state = Connection::open_with_flags(node.state_file(), OpenFlags::SQLITE_OPEN_READ_ONLY).unwrap();
+    state.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get(0)).unwrap()
+}
+
+/// Fails if the log grows within some looks of the housekeeping. Where leadership changes meanwhile, which takes an entry, looks again.
+async fn writes_nothing(cluster: &Cluster) {
+    loop {
+        let before = (cluster.settled(&cluster.ids()).await, term(cluster).await);
+        sleep(Duration::from_secs(3)).await;
+        let after = (cluster.settled(&cluster.ids()).await, term(cluster).await);
+        if before.1 == after.1 {
+            return assert_eq!(before.0, after.0, "an idle cluster has written entries");
+        }
+    }
+}
+
+async fn term(cluster: &Cluster) -> u64 {
+    let id = cluster.leader().await;
+    cluster.status(id).await.map_or(0, |status| status.term)
+}
+
+#[tokio::test]
+async fn sessions_are_removed_when_they_have_ended_and_not_before() {
+    let mut cluster = Cluster::start(3).await;
+    for i in 0..5 {
+        cluster.client().put(format!("key{i}"), "value").await.unwrap();
+    }
+    writes_nothing(&cluster).await;
+    for node in cluster.nodes() {
+        assert_eq!((count(node, "raft_sessions"), count(node, "raft_answers")), (5, 5), "node {}", node.id);
+    }
+
+    // Four of them were last used more than an hour ago.
+    cluster.nodes_mut().for_each(|node| assert_eq!(node.terminate(), 0));
+    for node in cluster.nodes() {
+        let state = Connection::open(node.state_file()).unwrap();
+        let past = "UPDATE raft_sessions SET last_used_ms = last_used_ms - ?1 WHERE client <>
+                    (SELECT client FROM raft_sessions ORDER BY last_used_ms DESC, client LIMIT 1)";
+        assert_eq!(state.execute(past, [SESSION_MS]).unwrap(), 4);
+    }
+    cluster.start_all();
+    eventually("the end of sessions on all nodes", Duration::from_secs(20), async || {
+        let has_one = |node| (count(node, "raft_sessions"), count(node, "raft_answers")) == (1, 1);
+        cluster.nodes().all(has_one).then_some(())
+    })
+    .await;
+    assert_files_agree(&cluster).await;
+    writes_nothing(&cluster).await;
+}
