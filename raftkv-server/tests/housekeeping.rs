@@ -4,11 +4,15 @@ mod support;
 
 use std::time::Duration;
 
-use raft_store_sqlite::limits::SESSION_MS;
+use prost::Message;
+use raft_store_sqlite::limits::{SESSION_MS, SESSIONS};
+use raftkv_proto::raftkv::v1::kv_client::KvClient;
+use raftkv_proto::raftkv::v1::{ErrorDetail, PutRequest, Reason, Session};
 use rusqlite::{Connection, OpenFlags};
 use support::writers::assert_files_agree;
-use support::{Cluster, TestNode, eventually};
+use support::{Cluster, TestNode, direct, eventually, now_ms};
 use tokio::time::sleep;
+use tonic::Code;
 
 /// How many rows a node's table has.
 fn count(node: &TestNode, table: &str) -> u64 {
@@ -60,4 +64,28 @@ async fn sessions_are_removed_when_they_have_ended_and_not_before() {
     .await;
     assert_files_agree(&cluster).await;
     writes_nothing(&cluster).await;
+}
+
+#[tokio::test]
+async fn a_client_more_than_can_be_kept_is_asked_to_come_back() {
+    let mut cluster = Cluster::start(1).await;
+    let client = cluster.client();
+    client.put("x", "1").await.unwrap();
+    assert_eq!(cluster.node(1).terminate(), 0);
+    // As if there were as many as there may be.
+    let state = Connection::open(cluster.place(1).state_file()).unwrap();
+    state.execute("UPDATE raft_meta SET sessions = ?1", [SESSIONS]).unwrap();
+    drop(state);
+    cluster.start_all();
+    cluster.leader().await;
+
+    client.put("x", "2").await.unwrap();
+    let mut kv = KvClient::new(direct(&cluster, 1).await);
+    let session = Session { client_id: "another".into(), opened_ms: now_ms(), sequence: 1, answered: 0 };
+    let request = PutRequest { key: "x".into(), value: "3".into(), session: Some(session) };
+    let status = kv.put(request).await.unwrap_err();
+    let detail = ErrorDetail::decode(status.details()).unwrap();
+    assert_eq!((status.code(), detail.reason()), (Code::ResourceExhausted, Reason::Busy), "{status}");
+    assert!(detail.retry_after_ms > 0);
+    assert_eq!(client.get("x").await.unwrap().entry.unwrap().value, "2");
 }
