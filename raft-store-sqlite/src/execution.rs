@@ -10,7 +10,8 @@ use rusqlite::{Batch, CachedStatement, Connection, Row, StatementStatus, ToSql, 
 
 use crate::answer::StatementResult;
 use crate::limits;
-use crate::sandbox::{Fence, READ_ONLY_KV};
+use crate::rules::READ_ONLY_KV;
+use crate::sandbox::Fence;
 use crate::step::{Argument, Parameter, Statement, Value};
 
 /// Why a client's SQL did not do what it should.

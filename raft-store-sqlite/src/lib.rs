@@ -59,6 +59,7 @@ mod log;
 mod moment;
 mod position;
 mod reader;
+mod rules;
 mod sandbox;
 mod schema;
 mod snapshot;
