@@ -135,24 +135,16 @@ impl Operation {
             Self::Run(steps) => check_program(steps),
             Self::GrantLease { ttl_ms: 0, .. } => Err(Error::Invalid("a lease lasts at least 1 ms".into())),
             Self::GrantLease { lease, ttl_ms } => {
-                check_number("a lease", *lease)?;
+                limits::storable("a lease", *lease)?;
                 at_most("the time that a lease lasts (ms)", limits::LEASE_MS, *ttl_ms)
             }
             Self::KeepLease { lease: 0 } | Self::RevokeLease { lease: 0 } => {
                 Err(Error::Invalid("a lease has a number from 1".into()))
             }
-            Self::KeepLease { lease } | Self::RevokeLease { lease } => check_number("a lease", *lease),
-            Self::Compact { revision } => check_number("a revision", *revision),
+            Self::KeepLease { lease } | Self::RevokeLease { lease } => limits::storable("a lease", *lease),
+            Self::Compact { revision } => limits::storable("a revision", *revision),
             Self::Expire | Self::Mark => Ok(()),
         }
-    }
-}
-
-/// SQLite's integers have a sign.
-fn check_number(what: &str, number: u64) -> Result<(), Error> {
-    match i64::try_from(number) {
-        Ok(_) => Ok(()),
-        Err(_) => Err(Error::Invalid(format!("{what} has a number up to {}, not {number}", i64::MAX))),
     }
 }
 

@@ -236,6 +236,17 @@ pub enum Error {
     /// The caller left something out or mixed something up.
     #[error("{0}")]
     Invalid(String),
+    /// What was at a revision is forgotten.
+    #[error("revision {revision} is compacted: what was from revision {first} on can be read")]
+    Compacted {
+        /// The revision that was asked for.
+        revision: u64,
+        /// The first that can be read.
+        first: u64,
+    },
+    /// A step of a program that only reads did not count what the program expects.
+    #[error("{0}")]
+    Unexpected(String),
     /// SQL that may not be replicated or run. Certainly nothing happened.
     #[error("{0}")]
     Refused(String),

@@ -8,7 +8,7 @@ use rusqlite::fallible_iterator::FallibleIterator;
 use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{Batch, CachedStatement, Connection, Row, StatementStatus, ToSql, ffi};
 
-use crate::answer::StatementResult;
+use crate::answer::{KeyValue, StatementResult};
 use crate::limits;
 use crate::rules::READ_ONLY_KV;
 use crate::sandbox::Fence;
@@ -51,10 +51,15 @@ impl Budget {
         self.spend_bytes(8 + row.iter().map(size_bytes).sum::<usize>())
     }
 
+    /// For a key that is told.
+    pub(crate) fn spend_entry(&mut self, entry: &KeyValue) -> Result<(), Failure> {
+        self.spend_bytes(48 + entry.key.len() + entry.value.len())
+    }
+
     fn spend_bytes(&mut self, bytes: usize) -> Result<(), Failure> {
         let rest = self.bytes.checked_sub(bytes);
         self.bytes = rest.ok_or_else(|| {
-            statement(format!("the rows hold more than {} bytes: ask for fewer or shorter ones", self.allowed.1))
+            statement(format!("the results hold more than {} bytes: ask for fewer or shorter ones", self.allowed.1))
         })?;
         Ok(())
     }
@@ -156,23 +161,74 @@ fn gather(
     compiled: &mut rusqlite::Statement<'_>,
     budget: &mut Budget,
 ) -> Result<(Vec<String>, Vec<Vec<Value>>), Failure> {
-    let mut columns = Vec::new();
-    let mut gathered = Vec::new();
+    let (mut columns, mut rows) = (Vec::new(), Vec::new());
+    walk(compiled, budget, &mut |piece| {
+        match piece {
+            Piece::Columns(names) => columns = names,
+            Piece::Row(row) => rows.push(row),
+        }
+        Ok(())
+    })?;
+    Ok((columns, rows))
+}
+
+/// A piece of what a statement yields: the names of its columns first, then its rows.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Piece {
+    Columns(Vec<String>),
+    Row(Vec<Value>),
+}
+
+/// What takes the pieces. An error ends the statement.
+pub(crate) type EachPiece<'a> = dyn FnMut(Piece) -> Result<(), Failure> + 'a;
+
+/// Runs all statements of a text that only reads, and hands on what they yield as it is found.
+pub(crate) fn stream(
+    connection: &Connection,
+    fence: &Fence<'_>,
+    text: &Statement,
+    rule: Rule,
+    budget: &mut Budget,
+    each: &mut EachPiece<'_>,
+) -> Result<(), Failure> {
+    let mut stream_all = || {
+        let mut statements = Batch::new(connection, &text.sql);
+        let mut count = 0;
+        while let Some(mut compiled) = statements.next().map_err(failure)? {
+            count += 1;
+            if count > 1 && !text.parameters.is_empty() {
+                return Err(statement("a text with parameters can hold one SQL statement only"));
+            }
+            rule(&compiled)?;
+            budget.spend_statement()?;
+            bind(&mut compiled, &text.parameters)?;
+            walk(&mut compiled, budget, each)?;
+        }
+        if count == 0 { Err(statement("there is no SQL statement")) } else { Ok(()) }
+    };
+    stream_all().map_err(|failure| explain(failure, fence))
+}
+
+/// Steps to the end, and hands on what is found.
+fn walk(compiled: &mut rusqlite::Statement<'_>, budget: &mut Budget, each: &mut EachPiece<'_>) -> Result<(), Failure> {
+    let mut columns = 0;
     let mut rows = compiled.raw_query();
     while let Some(row) = rows.next().map_err(failure)? {
         // The first step may compile the statement again, so the columns are known only after it.
-        if columns.is_empty() {
-            columns = names(row.as_ref(), budget)?;
+        if columns == 0 {
+            let names = names(row.as_ref(), budget)?;
+            columns = names.len();
+            each(Piece::Columns(names))?;
         }
-        let row = values(row, columns.len()).map_err(failure)?;
+        let row = values(row, columns).map_err(failure)?;
         budget.spend_row(&row)?;
-        gathered.push(row);
+        each(Piece::Row(row))?;
     }
     drop(rows);
-    if columns.is_empty() {
-        columns = names(compiled, budget)?;
+    if columns == 0 {
+        each(Piece::Columns(names(compiled, budget)?))?;
     }
-    Ok((columns, gathered))
+    Ok(())
 }
 
 /// The names of the columns. They count before they are copied: a name may be long, and a statement may name it often.

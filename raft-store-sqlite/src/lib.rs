@@ -54,10 +54,12 @@ mod dump;
 mod error;
 mod execution;
 mod folder;
+mod kv;
 pub mod limits;
 mod log;
 mod moment;
 mod position;
+mod program;
 mod reader;
 mod rules;
 mod sandbox;
@@ -73,8 +75,9 @@ pub use contract::{Contract, ContractMismatch};
 pub use data_dir::{DataDir, Parts, log_path, state_path};
 pub use dump::dump;
 pub use error::Error;
+pub use kv::lease::Lease;
 pub use log::SqliteLog;
-pub use reader::{Kind, ReadLimits, Reader, Seen};
+pub use reader::{Kind, Piece, ReadLimits, Reader, Seen};
 pub use state_machine::SqliteStateMachine;
 pub use step::{
     Action, Argument, Compare, Detail, Expect, KeyRange, Lookup, Output, Parameter, Put, Relation, Statement, Step,

@@ -25,16 +25,19 @@ pub const COMMAND_BYTES: usize = 4 << 20;
 pub const CLIENT_BYTES: usize = 64;
 /// How far a client's sequence may run ahead of the answers it has confirmed: the most answers that are kept for it.
 pub const UNANSWERED: u64 = 4096;
+/// The most keys that a command may delete.
+pub const DELETED: usize = 100_000;
+/// The most rows that one [`Operation::Expire`](crate::Operation::Expire) or [`Operation::Compact`](crate::Operation::Compact) removes of
+/// each kind; the next goes on.
+pub const EXPIRED: usize = 1000;
 /// The longest time that a lease may be granted for, in milliseconds: a hundred years.
 pub const LEASE_MS: u64 = 100 * 365 * 24 * 60 * 60 * 1000;
 /// How long a session lasts that is not used, in milliseconds of log time.
 pub const SESSION_MS: u64 = 60 * 60 * 1000;
 /// The most sessions that are kept.
 pub const SESSIONS: u64 = 1_000_000;
-/// The most rows of sessions and of their answers that one [`Operation::Expire`](crate::Operation::Expire) removes.
-pub const EXPIRED: usize = 1000;
-/// The most bytes that a command's rows may count: 8 for each row, each value and each name of a column, and the length of
-/// texts, blobs and names.
+/// The most bytes that a command's results may count: 8 for each row, each value and each name of a column, and the length of
+/// texts, blobs and names; 48 for each key that is told, and the length of key and value.
 pub const ANSWER_BYTES: usize = 1 << 20;
 /// The longest message of a command that failed, in bytes. The rest is cut off.
 pub const MESSAGE_BYTES: usize = 4096;
@@ -43,6 +46,14 @@ pub const MESSAGE_BYTES: usize = 4096;
 pub const SQL_STEPS: u64 = 100_000_000;
 /// The longest text, blob or row that SQL may make, in bytes.
 pub const SQL_VALUE_BYTES: usize = 16 << 20;
+
+/// Checks a number: those that SQLite stores have a sign.
+pub(crate) fn storable(what: &str, number: u64) -> Result<(), Error> {
+    match i64::try_from(number) {
+        Ok(_) => Ok(()),
+        Err(_) => Err(Error::Invalid(format!("{what} has a number up to {}, not {number}", i64::MAX))),
+    }
+}
 
 /// Checks a size against its limit.
 pub(crate) fn at_most<N: TryInto<u64>>(what: &'static str, limit: N, actual: N) -> Result<(), Error> {

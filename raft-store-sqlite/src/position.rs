@@ -6,32 +6,45 @@ use raft_core::types::{ClusterId, EntryId, Index, Term};
 use rusqlite::{Connection, Row};
 
 use crate::error::Error;
+use crate::program::Readable;
 
 /// What `raft_meta` says besides the cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Position {
     /// The last entry that was applied.
     pub(crate) applied: EntryId,
-    /// The number of changes to keys so far, plus one.
+    /// The number of commands so far that changed something, plus one.
     pub(crate) revision: u64,
     /// The time of the last command, in milliseconds since 1970. Never falls.
     pub(crate) time_ms: u64,
     /// How many sessions are kept.
     pub(crate) sessions: u64,
+    /// What was before this revision is forgotten. 0 if nothing is.
+    pub(crate) compacted: u64,
+    /// The term of the last command.
+    pub(crate) command_term: Term,
 }
 
 impl Position {
     /// Reads it.
     pub(crate) fn read(connection: &Connection) -> rusqlite::Result<Self> {
-        let sql = "SELECT applied_index, applied_term, revision, time_ms, sessions FROM raft_meta";
+        let sql =
+            "SELECT applied_index, applied_term, revision, time_ms, sessions, compacted, command_term FROM raft_meta";
         connection.prepare_cached(sql)?.query_row([], |row| {
             Ok(Self {
                 applied: EntryId::new(Index(row.get(0)?), Term(row.get(1)?)),
                 revision: row.get(2)?,
                 time_ms: row.get(3)?,
                 sessions: row.get(4)?,
+                compacted: row.get(5)?,
+                command_term: Term(row.get(6)?),
             })
         })
+    }
+
+    /// Which revisions can be read.
+    pub(crate) fn readable(&self) -> Readable {
+        Readable { first: self.compacted.max(1), last: self.revision }
     }
 
     /// Moves the time on to that of a command, if it is later.
@@ -45,8 +58,10 @@ impl Position {
     /// Writes it.
     pub(crate) fn write(&self, connection: &Connection) -> rusqlite::Result<()> {
         let sql =
-            "UPDATE raft_meta SET applied_index = ?1, applied_term = ?2, revision = ?3, time_ms = ?4, sessions = ?5";
-        let row = (self.applied.index.0, self.applied.term.0, self.revision, self.time_ms, self.sessions);
+            "UPDATE raft_meta SET applied_index = ?1, applied_term = ?2, revision = ?3, time_ms = ?4, sessions = ?5, compacted = ?6,
+                                  command_term = ?7";
+        let Self { applied, revision, time_ms, sessions, compacted, command_term } = *self;
+        let row = (applied.index.0, applied.term.0, revision, time_ms, sessions, compacted, command_term.0);
         connection.prepare_cached(sql)?.execute(row).map(|_| ())
     }
 }

@@ -1,5 +1,6 @@
 //! Reading the state while it is written.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -8,16 +9,19 @@ use raft_core::types::EntryId;
 use rusqlite::fallible_iterator::FallibleIterator;
 use rusqlite::{Batch, Connection, ErrorCode};
 
-use crate::answer::{KeyValue, StatementResult};
+use crate::answer::{Found, KeyValue, StatementResult, StepResult};
 use crate::error::Error;
-use crate::execution::{self, Budget, Failure, first_word};
+use crate::execution::{self, Budget, Failure as SqlFailure, first_word};
+use crate::kv::compaction;
+use crate::kv::lease::{self, Lease};
 use crate::moment::{Moment, now_ms, random_seed};
 use crate::position::Position;
+use crate::program::{Failure, Run};
 use crate::sandbox::Fence;
 use crate::schema::run;
 use crate::state_file::{ReadConnection, StateFile};
-use crate::state_machine::{find, next_over_ms};
-use crate::step::{Statement, check_key, check_statements};
+use crate::state_machine::next_over_ms;
+use crate::step::{Action, Lookup, Statement, Step, Value, check_program};
 
 /// Reads a node's state, on connections of its own: it never holds up the writer, nor does the writer hold it up. Each
 /// call sees one state, the latest that was applied when it began.
@@ -47,12 +51,28 @@ impl Default for ReadLimits {
 /// Something that was read, and the state it was read from.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Seen<T> {
-    /// The number of changes to keys so far, plus one.
+    /// The number of commands so far that changed something, plus one.
     pub revision: u64,
     /// The last entry that was applied.
     pub applied: EntryId,
     /// What was read.
     pub value: T,
+}
+
+/// A piece of what SQL yields as it is found.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Piece {
+    /// What state it is read from: the first of all.
+    State {
+        /// The number of commands so far that changed something, plus one.
+        revision: u64,
+        /// The last entry that was applied.
+        applied: EntryId,
+    },
+    /// A statement begins, and these are the names of its columns; none if it yields no rows.
+    Columns(Vec<String>),
+    /// A row of that statement.
+    Row(Vec<Value>),
 }
 
 /// What SQL needs.
@@ -80,13 +100,52 @@ impl Reader {
     /// The key with its value, if it is there.
     ///
     /// # Errors
-    /// [`Error::TooLarge`] or [`Error::Invalid`] for what can't be a key; others if the file can't be read.
+    /// Those of [`find`](Self::find).
     pub fn get(&self, key: &Bytes) -> Result<Seen<Option<KeyValue>>, Error> {
-        check_key(key)?;
-        self.look(|reading, _| find(&reading.connection, key).map_err(Failure::Sqlite))
+        let Seen { revision, applied, value } = self.find(&Lookup::key(key.clone()))?;
+        Ok(Seen { revision, applied, value: value.entries.into_iter().next() })
     }
 
-    /// The state's revision: the number of changes to keys so far, plus one.
+    /// Keys, as they are or as they were.
+    ///
+    /// # Errors
+    /// [`Error::TooLarge`] or [`Error::Invalid`] for what can't be a key or is no revision yet, [`Error::Compacted`] for a revision that is
+    /// forgotten, [`Error::Statement`] if they are too many to be told at once; others if the file can't be read.
+    pub fn find(&self, lookup: &Lookup) -> Result<Seen<Found>, Error> {
+        let program = [Action::Get(lookup.clone()).into()];
+        let Seen { revision, applied, value } = self.run(&program)?;
+        let found = value.into_iter().find_map(|result| match result {
+            StepResult::Got(found) => Some(found),
+            _ => None,
+        });
+        Ok(Seen { revision, applied, value: found.unwrap_or_default() })
+    }
+
+    /// The leases that are not over, or only the one; with their keys, if `keys`.
+    ///
+    /// # Errors
+    /// If the file can't be read.
+    pub fn leases(&self, only: Option<u64>, keys: bool) -> Result<Seen<Vec<Lease>>, Error> {
+        self.look(|reading, position| Ok(lease::list(&reading.connection, only, keys, position.time_ms)?))
+    }
+
+    /// Log time when there is something for [`Operation::Expire`](crate::Operation::Expire) to remove; none if there is nothing that can
+    /// expire.
+    ///
+    /// # Errors
+    /// If the file can't be read.
+    pub fn next_expiry_ms(&self) -> Result<Option<u64>, Error> {
+        let next = |reading: &ReadConnection, position: &Position| {
+            if compaction::is_due(&reading.connection, position.compacted)? {
+                return Ok(Some(0));
+            }
+            let ends = [next_over_ms(&reading.connection)?, lease::next_deadline_ms(&reading.connection)?];
+            Ok(ends.into_iter().flatten().min())
+        };
+        self.look(next).map(|seen| seen.value)
+    }
+
+    /// The state's revision: the number of commands so far that changed something, plus one.
     ///
     /// # Errors
     /// If the file can't be read.
@@ -102,47 +161,90 @@ impl Reader {
         self.look(|_, _| Ok(())).map(|seen| seen.applied)
     }
 
-    /// Log time when the next session is over, and so something for [`Operation::Expire`](crate::Operation::Expire) to remove;
-    /// none if there is nothing that can expire.
-    ///
-    /// # Errors
-    /// If the file can't be read.
-    pub fn next_expiry_ms(&self) -> Result<Option<u64>, Error> {
-        let seen = self.look(|reading, _| next_over_ms(&reading.connection).map_err(Failure::Sqlite))?;
-        Ok(seen.value)
-    }
-
     /// Runs SQL that only reads. All statements see the same state, and the same time: this node's clock, but never less than what
     /// the commands saw that led to this state.
     ///
     /// # Errors
-    /// [`Error::Refused`] if it would write or do what is not allowed, [`Error::Statement`] if it fails or yields too
-    /// much, [`Error::ReadTimeout`] if it takes too long.
+    /// Those of [`run`](Self::run).
     pub fn query(&self, statements: &[Statement]) -> Result<Seen<Vec<StatementResult>>, Error> {
-        check_statements(statements)?;
+        let steps: Vec<Step> = statements.iter().cloned().map(Step::from).collect();
+        let Seen { revision, applied, value } = self.run(&steps)?;
+        let of_step = |result| match result {
+            StepResult::Sql(results) => results,
+            _ => Vec::new(),
+        };
+        Ok(Seen { revision, applied, value: value.into_iter().flat_map(of_step).collect() })
+    }
+
+    /// Runs a program that only reads. All steps see the same state, and the same time: this node's clock, but never less than what
+    /// the commands saw that led to this state.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] if it would write or do what is not allowed, [`Error::Statement`] if it fails or yields too
+    /// much, [`Error::Unexpected`] if a step counts other than expected, [`Error::Compacted`] or [`Error::Invalid`] for a revision that
+    /// can't be read, [`Error::ReadTimeout`] if it takes too long.
+    pub fn run(&self, steps: &[Step]) -> Result<Seen<Vec<StepResult>>, Error> {
+        check_program(steps)?;
         let (now, seed) = (now_ms(), random_seed()?);
         self.look(|reading, position| {
             let fence = reading.sandbox.enter(Moment::new(position.time_ms.max(now), seed));
-            let mut budget = Budget::new(self.limits.rows, self.limits.bytes);
-            let mut results = Vec::with_capacity(statements.len());
-            for statement in statements {
-                results.extend(execution::run(&reading.connection, &fence, statement, must_read, &mut budget)?);
-            }
-            Ok(results)
+            let mut program = Run {
+                connection: &reading.connection,
+                fence: &fence,
+                rule: must_read,
+                budget: Budget::new(self.limits.rows, self.limits.bytes),
+                readable: position.readable(),
+                time_ms: position.time_ms,
+                changes: None,
+            };
+            program.steps(steps)
         })
     }
 
-    /// Says whether SQL must be replicated, and refuses what may not be. What depends on tables that this node does not
+    /// Runs SQL that only reads, as [`query`](Self::query) does, and hands on what it yields as it is found, until `each` says that it has
+    /// enough. This call blocks meanwhile, and keeps the state that it sees.
+    ///
+    /// # Errors
+    /// Those of [`run`](Self::run).
+    pub fn stream(
+        &self,
+        statements: &[Statement],
+        each: &mut dyn FnMut(Piece) -> ControlFlow<()>,
+    ) -> Result<(), Error> {
+        let steps: Vec<Step> = statements.iter().cloned().map(Step::from).collect();
+        check_program(&steps)?;
+        let (now, seed) = (now_ms(), random_seed()?);
+        let stop = || SqlFailure::Statement("the reader has enough".into());
+        let mut give = |piece| if each(piece).is_continue() { Ok(()) } else { Err(stop()) };
+        self.look(|reading, position| {
+            let fence = reading.sandbox.enter(Moment::new(position.time_ms.max(now), seed));
+            let mut budget = Budget::new(self.limits.rows, self.limits.bytes);
+            give(Piece::State { revision: position.revision, applied: position.applied })?;
+            for statement in statements {
+                let mut give = |piece| {
+                    give(match piece {
+                        execution::Piece::Columns(names) => Piece::Columns(names),
+                        execution::Piece::Row(row) => Piece::Row(row),
+                    })
+                };
+                execution::stream(&reading.connection, &fence, statement, must_read, &mut budget, &mut give)?;
+            }
+            Ok(())
+        })
+        .map(|_| ())
+    }
+
+    /// Says whether a program must be replicated, and refuses what may not be. What depends on tables that this node does not
     /// know (an earlier statement may make them, or the leader have applied more) is left to be decided when it is
     /// applied.
     ///
     /// # Errors
     /// [`Error::Refused`] for what is not allowed, [`Error::Statement`] for what is no SQL or has other parameters than
     /// values, [`Error::TooLarge`] for what is over a limit. Certainly nothing happened.
-    pub fn prepare(&self, statements: &[Statement]) -> Result<Kind, Error> {
-        check_statements(statements)?;
+    pub fn prepare(&self, steps: &[Step]) -> Result<Kind, Error> {
+        check_program(steps)?;
         let taken = self.file.take()?;
-        let sorted = sort(&taken, statements);
+        let sorted = sort(&taken, steps);
         self.file.give_back(taken);
         sorted
     }
@@ -155,12 +257,17 @@ impl Reader {
         let seen = in_snapshot(&connection, read);
         connection.deadline.set(None);
         let seen = seen.map_err(|failure| match failure {
-            Failure::Statement(message) => Error::Statement(message),
-            Failure::Refused(reason) => Error::Refused(reason),
-            Failure::Sqlite(error) if error.sqlite_error_code() == Some(ErrorCode::OperationInterrupted) => {
+            Failure::Step(SqlFailure::Statement(message)) => Error::Statement(message),
+            Failure::Step(SqlFailure::Refused(reason)) => Error::Refused(reason),
+            Failure::Step(SqlFailure::Sqlite(error))
+                if error.sqlite_error_code() == Some(ErrorCode::OperationInterrupted) =>
+            {
                 Error::ReadTimeout(u64::try_from(limit.as_millis()).unwrap_or(u64::MAX))
             }
-            Failure::Sqlite(source) => Error::Sqlite { doing: "reading the state", source },
+            Failure::Step(SqlFailure::Sqlite(source)) => Error::Sqlite { doing: "reading the state", source },
+            Failure::Unexpected(message) => Error::Unexpected(message),
+            Failure::Revision(error) => error,
+            Failure::NoSuchLease(lease) => Error::Statement(format!("there is no lease {lease}")),
         });
         self.file.give_back(connection);
         seen
@@ -172,8 +279,8 @@ fn in_snapshot<T>(
     reading: &ReadConnection,
     read: impl FnOnce(&ReadConnection, &Position) -> Result<T, Failure>,
 ) -> Result<Seen<T>, Failure> {
-    run(&reading.connection, "BEGIN").map_err(Failure::Sqlite)?;
-    let seen = Position::read(&reading.connection).map_err(Failure::Sqlite).and_then(|position| {
+    run(&reading.connection, "BEGIN")?;
+    let seen = Position::read(&reading.connection).map_err(Failure::from).and_then(|position| {
         let value = read(reading, &position)?;
         Ok(Seen { revision: position.revision, applied: position.applied, value })
     });
@@ -182,12 +289,10 @@ fn in_snapshot<T>(
     seen
 }
 
-fn sort(reading: &ReadConnection, statements: &[Statement]) -> Result<Kind, Error> {
+fn sort(reading: &ReadConnection, steps: &[Step]) -> Result<Kind, Error> {
     let fence = reading.sandbox.enter(Moment::default());
     let mut sorted = Sorted::default();
-    for statement in statements {
-        sorted.add(&reading.connection, &fence, statement)?;
-    }
+    sorted.add_steps(&reading.connection, &fence, steps)?;
     if sorted.writes && sorted.explains {
         return Err(Error::Refused("EXPLAIN is not allowed in a command that writes: send it alone".into()));
     }
@@ -202,6 +307,21 @@ struct Sorted {
 }
 
 impl Sorted {
+    fn add_steps(&mut self, connection: &Connection, fence: &Fence<'_>, steps: &[Step]) -> Result<(), Error> {
+        for step in steps {
+            match &step.action {
+                Action::Put(_) | Action::Delete { .. } => self.writes = true,
+                Action::Get(_) => (),
+                Action::Sql(statement) => self.add(connection, fence, statement)?,
+                Action::If { then, otherwise, .. } => {
+                    self.add_steps(connection, fence, then)?;
+                    self.add_steps(connection, fence, otherwise)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
     fn add(&mut self, connection: &Connection, fence: &Fence<'_>, text: &Statement) -> Result<(), Error> {
         let mut statements = Batch::new(connection, &text.sql);
         let mut count = 0;
@@ -227,7 +347,7 @@ impl Sorted {
         if count > 1 && !text.parameters.is_empty() {
             return Err(Error::Statement("a text with parameters can hold one SQL statement only".into()));
         }
-        if let Err(Failure::Statement(message)) = execution::places(compiled, &text.parameters) {
+        if let Err(SqlFailure::Statement(message)) = execution::places(compiled, &text.parameters) {
             return Err(Error::Statement(message));
         }
         // What only seems to read, like BEGIN or ATTACH, the fence has refused.
@@ -238,12 +358,12 @@ impl Sorted {
     }
 
     /// What can't be compiled: refused for good, or only unknown to this node.
-    fn add_unknown(&mut self, failure: Failure, text: &Statement) -> Result<(), Error> {
+    fn add_unknown(&mut self, failure: SqlFailure, text: &Statement) -> Result<(), Error> {
         match failure {
-            Failure::Refused(reason) => return Err(Error::Refused(reason)),
-            Failure::Sqlite(source) => return Err(Error::Sqlite { doing: "checking SQL", source }),
-            Failure::Statement(message) if is_syntax_error(&message) => return Err(Error::Statement(message)),
-            Failure::Statement(_) => {}
+            SqlFailure::Refused(reason) => return Err(Error::Refused(reason)),
+            SqlFailure::Sqlite(source) => return Err(Error::Sqlite { doing: "checking SQL", source }),
+            SqlFailure::Statement(message) if is_syntax_error(&message) => return Err(Error::Statement(message)),
+            SqlFailure::Statement(_) => {}
         }
         // A lone SELECT reads, whatever it reads from.
         let is_lone = !text.sql.trim_end_matches(|end: char| end == ';' || end.is_ascii_whitespace()).contains(';');
@@ -258,10 +378,10 @@ fn is_syntax_error(message: &str) -> bool {
     message.ends_with(": syntax error") || message == "incomplete input" || message.starts_with("unrecognized token:")
 }
 
-fn must_read(compiled: &rusqlite::Statement<'_>) -> Result<(), Failure> {
+fn must_read(compiled: &rusqlite::Statement<'_>) -> Result<(), SqlFailure> {
     // To SQLite, an EXPLAIN does what it explains.
     if compiled.readonly() || compiled.is_explain() != 0 {
         return Ok(());
     }
-    Err(Failure::Refused("a read can't change anything".into()))
+    Err(SqlFailure::Refused("a read can't change anything".into()))
 }

@@ -80,6 +80,14 @@ impl Fence<'_> {
         self.guard.take_reason()
     }
 
+    /// Does what is ours, for which the fence is not meant.
+    pub(crate) fn aside<T>(&self, ours: impl FnOnce() -> T) -> T {
+        self.guard.on.store(false, Ordering::Relaxed);
+        let done = ours();
+        self.guard.on.store(true, Ordering::Relaxed);
+        done
+    }
+
     /// Whether the command must fail whatever SQLite says, and why.
     pub(crate) fn overstepped(&self) -> Option<String> {
         if self.guard.rowids_used_up.load(Ordering::Relaxed) {

@@ -152,7 +152,9 @@ const STATE_1: &str = "
         ) STRICT, WITHOUT ROWID;
     ";
 
-/// Sessions that end. One of before does not say when it was opened, so no client can go on with it.
+/// Sessions end. One of before does not say when it was opened, so no client can go on with it.
+///
+/// A key's value stands in `raft_kv`, what it was before in `raft_kv_history`, and which keys each revision changed in `raft_changes`.
 const STATE_2: &str = "
         DROP TABLE raft_answers;
         DROP TABLE raft_sessions;
@@ -172,6 +174,50 @@ const STATE_2: &str = "
             PRIMARY KEY (client, opened_ms, sequence)
         ) STRICT, WITHOUT ROWID;
         ALTER TABLE raft_meta ADD COLUMN sessions INTEGER NOT NULL DEFAULT 0;
+        DROP VIEW kv;
+        ALTER TABLE raft_kv RENAME TO raft_kv_1;
+        ALTER TABLE raft_kv_history RENAME TO raft_kv_history_1;
+        CREATE TABLE raft_kv (
+            key ANY NOT NULL PRIMARY KEY,
+            value ANY NOT NULL,
+            create_revision INTEGER NOT NULL,
+            mod_revision INTEGER NOT NULL,
+            version INTEGER NOT NULL,
+            lease INTEGER NOT NULL
+        ) STRICT, WITHOUT ROWID;
+        CREATE TABLE raft_kv_history (
+            key ANY NOT NULL,
+            mod_revision INTEGER NOT NULL,
+            value ANY,
+            create_revision INTEGER NOT NULL,
+            version INTEGER NOT NULL,
+            lease INTEGER NOT NULL,
+            PRIMARY KEY (key, mod_revision)
+        ) STRICT, WITHOUT ROWID;
+        CREATE TABLE raft_changes (
+            revision INTEGER NOT NULL,
+            part INTEGER NOT NULL,
+            key ANY,
+            PRIMARY KEY (revision, part)
+        ) STRICT, WITHOUT ROWID;
+        INSERT INTO raft_kv SELECT k.key, h.value, k.create_revision, k.mod_revision, k.version, h.lease
+            FROM raft_kv_1 AS k JOIN raft_kv_history_1 AS h ON h.revision = k.mod_revision AND h.part = k.mod_part;
+        INSERT INTO raft_kv_history SELECT key, revision, value, create_revision, version, lease FROM raft_kv_history_1 AS h
+            WHERE NOT EXISTS (SELECT 1 FROM raft_kv AS k WHERE k.key = h.key AND k.mod_revision = h.revision);
+        INSERT INTO raft_changes SELECT revision, part, key FROM raft_kv_history_1;
+        DROP TABLE raft_kv_1;
+        DROP TABLE raft_kv_history_1;
+        CREATE INDEX raft_kv_by_lease ON raft_kv (lease) WHERE lease <> 0;
+        CREATE VIEW kv (key, value, create_revision, mod_revision, version, lease) AS
+            SELECT key, value, create_revision, mod_revision, version, lease FROM raft_kv;
+        CREATE TABLE raft_leases (
+            lease INTEGER PRIMARY KEY,
+            ttl_ms INTEGER NOT NULL,
+            deadline_ms INTEGER NOT NULL
+        ) STRICT;
+        CREATE INDEX raft_leases_by_deadline ON raft_leases (deadline_ms);
+        ALTER TABLE raft_meta ADD COLUMN compacted INTEGER NOT NULL DEFAULT 0;
+        ALTER TABLE raft_meta ADD COLUMN command_term INTEGER NOT NULL DEFAULT 0;
     ";
 
 /// The oldest SQLite without the bug that corrupts a write-ahead log (3.51.3), and not the one that was withdrawn

@@ -10,9 +10,9 @@
 //!
 //! Where either can be or has been, all is undone, and the entries are applied each in a transaction of its own.
 
-mod kv;
+mod run;
 mod session;
-mod sql;
+mod upkeep;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -31,9 +31,9 @@ use crate::sandbox::{self, Sandbox};
 use crate::schema::{self, run};
 use crate::snapshot::{Captures, SnapshotFolder};
 use crate::state_file::StateFile;
+use run::Ended;
 use session::Standing;
 
-pub(crate) use kv::find;
 pub(crate) use session::next_over_ms;
 
 /// The state of a node, in `raft_node_<id>.db`.
@@ -197,6 +197,7 @@ impl SqliteStateMachine {
 
     fn apply_command(&mut self, command: &Command, with_others: bool) -> Result<Ran, Error> {
         self.position.advance_time(command.time_ms);
+        self.notice_term().map_err(Error::sqlite(APPLYING))?;
         if let Err(error) = command.check_parts() {
             return Ok(Ran::Answered(self.answer(Outcome::failed(error.to_string()))));
         }
@@ -208,14 +209,13 @@ impl SqliteStateMachine {
             }
         }
         let outcome = match &command.operation {
-            Operation::Run(steps) => match self.run_program(steps, command.seed)? {
-                sql::Ended::With(outcome) => outcome,
-                sql::Ended::LostTransaction(why) => return Ok(Ran::LostTransaction(why)),
-                sql::Ended::MadeDeferredKeys(_) if with_others => return Ok(Ran::NeedsOwnTransaction),
-                sql::Ended::MadeDeferredKeys(outcome) => outcome,
+            Operation::Run(steps) => match self.run(steps, command.seed)? {
+                Ended::With(outcome) => outcome,
+                Ended::LostTransaction(why) => return Ok(Ran::LostTransaction(why)),
+                Ended::MadeDeferredKeys(_) if with_others => return Ok(Ran::NeedsOwnTransaction),
+                Ended::MadeDeferredKeys(outcome) => outcome,
             },
-            Operation::Expire => self.expire().map_err(Error::sqlite(APPLYING))?,
-            _ => Outcome::failed(NOT_YET.into()),
+            other => self.keep_up(other).map_err(Error::sqlite(APPLYING))?,
         };
         let answer = self.answer(outcome);
         if let Some(session) = &command.session {
@@ -224,10 +224,16 @@ impl SqliteStateMachine {
         Ok(Ran::Answered(answer))
     }
 
-    /// Removes a piece of what is over by log time.
-    fn expire(&mut self) -> rusqlite::Result<Outcome> {
-        let more = session::expire(&self.connection, &mut self.position)?;
-        Ok(Outcome::Expired { more })
+    fn keep_up(&mut self, operation: &Operation) -> rusqlite::Result<Outcome> {
+        match *operation {
+            Operation::Run(_) => unreachable!("programs are run"),
+            Operation::GrantLease { lease, ttl_ms } => self.grant_lease(lease, ttl_ms),
+            Operation::KeepLease { lease } => self.keep_lease(lease),
+            Operation::RevokeLease { lease } => self.revoke_lease(lease),
+            Operation::Compact { revision } => self.compact(revision),
+            Operation::Expire => self.expire(),
+            Operation::Mark => Ok(Outcome::Marked),
+        }
     }
 
     fn answer(&self, outcome: Outcome) -> Answer {
@@ -383,7 +389,6 @@ impl Drop for SqliteStateMachine {
 }
 
 const APPLYING: &str = "applying entries";
-const NOT_YET: &str = "this version does not carry this out";
 
 fn decode(entry: &Entry) -> Result<Step, Error> {
     let id = entry.id;

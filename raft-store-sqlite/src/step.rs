@@ -60,7 +60,7 @@ pub enum Action {
 pub struct Put {
     /// The key, from 1 to [`limits::KEY_BYTES`] bytes.
     pub key: Bytes,
-    /// The value, up to [`limits::VALUE_BYTES`] bytes: a blob or a text as it is, a number as SQLite writes it. NULL fails.
+    /// The value, up to [`limits::VALUE_BYTES`] bytes: a blob or a text as it is, a number in decimal. NULL fails.
     pub value: Argument,
     /// The lease with which the key goes; 0 for none.
     pub lease: u64,
@@ -402,6 +402,7 @@ impl<'a> Changes<'a> {
 impl Put {
     fn check(&self, place: usize) -> Result<(), Error> {
         check_key(&self.key)?;
+        limits::storable("a lease", self.lease)?;
         let bytes = match &self.value {
             Argument::Given(Value::Blob(blob)) => blob.len(),
             Argument::Given(Value::Text(text)) => text.len(),
@@ -455,15 +456,6 @@ impl Output {
         let step = self.step;
         Err(Error::Invalid(format!("step {place} can't take a value from step {step}: only from those before it")))
     }
-}
-
-/// Checks statements that are run as they are.
-pub(crate) fn check_statements(statements: &[Statement]) -> Result<(), Error> {
-    if statements.is_empty() {
-        return Err(Error::Invalid("there is no SQL statement".into()));
-    }
-    at_most("the number of SQL statements", limits::STATEMENTS, statements.len())?;
-    statements.iter().enumerate().try_for_each(|(place, statement)| statement.check(place))
 }
 
 /// Checks a key's length.

@@ -9,7 +9,7 @@ use raft_core::types::Index;
 use raft_store_sqlite::{Command, Error, Kind, ReadLimits, Reader, Statement, Value, limits};
 
 fn kind(reader: &Reader, texts: &[&str]) -> Result<Kind, Error> {
-    reader.prepare(&texts.iter().map(|text| Statement::new(*text)).collect::<Vec<_>>())
+    reader.prepare(&texts.iter().map(|text| Statement::new(*text).into()).collect::<Vec<_>>())
 }
 
 #[test]

@@ -2,7 +2,9 @@
 
 use crate::call::{self, Request};
 use crate::error::{Error, Trouble, TroubleKind};
-use crate::requests::Execute;
+use crate::keys::{Consistency, KeyRange, Lookup};
+use crate::program::Program;
+use crate::requests::Sorted;
 use crate::router::Router;
 use crate::session::{Session, Ticket};
 use crate::statement::Statement;
@@ -11,9 +13,11 @@ use bytes::Bytes;
 use raftkv_proto::MAX_REQUEST_BYTES;
 use raftkv_proto::raft::v1::{SubmitCommandReply, SubmitCommandRequest};
 use raftkv_proto::raftkv::v1::{
-    AddMemberRequest, DeleteReply, DeleteRequest, DemoteMemberRequest, ExecuteReply, ExecuteRequest, GetReply,
-    GetRequest, ListMembersReply, ListMembersRequest, MembershipReply, PromoteMemberRequest, PutReply, PutRequest,
-    RemoveMemberRequest, ReplaceMemberRequest, Session as SessionFields, StatusReply, StatusRequest,
+    AddMemberRequest, CompactReply, CompactRequest, DeleteReply, DeleteRequest, DemoteMemberRequest, ExecuteReply,
+    ExecuteRequest, GetReply, GetRequest, GrantLeaseReply, GrantLeaseRequest, KeepLeaseReply, KeepLeaseRequest,
+    ListLeasesReply, ListLeasesRequest, ListMembersReply, ListMembersRequest, MembershipReply, PromoteMemberRequest,
+    PutReply, PutRequest, RangeReply, RangeRequest, RemoveMemberRequest, ReplaceMemberRequest, RevokeLeaseReply,
+    RevokeLeaseRequest, RunReply, RunRequest, Session as SessionFields, StatusReply, StatusRequest,
     TransferLeaderReply, TransferLeaderRequest, UpdateMemberRequest,
 };
 use std::sync::Arc;
@@ -37,6 +41,7 @@ pub struct Client {
     router: Arc<Router>,
     session: Arc<Session>,
     timeout: Duration,
+    consistency: Consistency,
 }
 
 /// Sets a [`Client`] up.
@@ -68,7 +73,8 @@ impl ClientBuilder {
     /// [`Error::Config`] if no endpoint was given or one is malformed.
     pub fn build(self) -> Result<Client, Error> {
         let router = Arc::new(Router::new(self.endpoints)?);
-        Ok(Client { router, session: Arc::default(), timeout: self.timeout })
+        let consistency = Consistency::default();
+        Ok(Client { router, session: Arc::default(), timeout: self.timeout, consistency })
     }
 }
 
@@ -84,21 +90,82 @@ impl Client {
         Self { timeout, ..self.clone() }
     }
 
+    /// The same client whose reads are as fresh as this says. Without it they are linearizable: an answer is no older than its call.
+    #[must_use]
+    pub fn with_consistency(&self, consistency: Consistency) -> Self {
+        Self { consistency, ..self.clone() }
+    }
+
     /// Sets `key` to `value`.
     pub async fn put(&self, key: impl Into<Bytes>, value: impl Into<Bytes>) -> Result<PutReply, Error> {
-        let request = PutRequest { key: key.into(), value: value.into(), session: None };
+        self.put_under(0, key, value).await
+    }
+
+    /// Sets `key` to `value`, until `lease` is over.
+    pub async fn put_under(
+        &self,
+        lease: u64,
+        key: impl Into<Bytes>,
+        value: impl Into<Bytes>,
+    ) -> Result<PutReply, Error> {
+        let request = PutRequest { key: key.into(), value: value.into(), lease, ..PutRequest::default() };
         self.write(|session| PutRequest { session: Some(session), ..request.clone() }).await
     }
 
-    /// Reads `key`, linearizably: the answer is no older than the call.
+    /// Reads `key`.
     pub async fn get(&self, key: impl Into<Bytes>) -> Result<GetReply, Error> {
-        self.call(GetRequest { key: key.into() }).await
+        let consistency = Some(self.consistency.into());
+        self.call(GetRequest { key: key.into(), consistency, revision: 0 }).await
     }
 
-    /// Deletes `key`, if it exists.
-    pub async fn delete(&self, key: impl Into<Bytes>) -> Result<DeleteReply, Error> {
-        let request = DeleteRequest { key: key.into(), session: None };
+    /// Reads keys.
+    pub async fn find(&self, lookup: Lookup) -> Result<RangeReply, Error> {
+        self.call(RangeRequest { lookup: Some(lookup.into()), consistency: Some(self.consistency.into()) }).await
+    }
+
+    /// Deletes keys, as many as there are of those meant.
+    pub async fn delete(&self, range: impl Into<KeyRange>) -> Result<DeleteReply, Error> {
+        let request = match range.into() {
+            KeyRange::Key(key) => DeleteRequest { key, ..DeleteRequest::default() },
+            range => DeleteRequest { range: Some(range.into()), ..DeleteRequest::default() },
+        };
         self.write(|session| DeleteRequest { session: Some(session), ..request.clone() }).await
+    }
+
+    /// Runs a program: all of its steps, or none.
+    pub async fn run(&self, program: Program) -> Result<RunReply, Error> {
+        let only_reads = program.only_reads();
+        let consistency = Some(self.consistency.into());
+        let request = RunRequest { steps: program.into_steps(), session: None, consistency };
+        let request = |session| RunRequest { session: Some(session), ..request.clone() };
+        self.write(|session| Sorted { request: request(session), only_reads }).await
+    }
+
+    /// Makes a lease that lasts for `ttl` unless it is kept alive: with the number `lease`, or with one of its own.
+    pub async fn grant_lease(&self, ttl: Duration, lease: Option<u64>) -> Result<GrantLeaseReply, Error> {
+        let (lease, ttl_ms) = (lease.unwrap_or_default(), u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX));
+        self.write(|session| GrantLeaseRequest { lease, ttl_ms, session: Some(session) }).await
+    }
+
+    /// Lets a lease last anew, from now on.
+    pub async fn keep_lease(&self, lease: u64) -> Result<KeepLeaseReply, Error> {
+        self.call(KeepLeaseRequest { lease }).await
+    }
+
+    /// Ends a lease, and deletes its keys.
+    pub async fn revoke_lease(&self, lease: u64) -> Result<RevokeLeaseReply, Error> {
+        self.write(|session| RevokeLeaseRequest { lease, session: Some(session) }).await
+    }
+
+    /// The leases, or only the one; with their keys, if `keys`.
+    pub async fn leases(&self, only: Option<u64>, keys: bool) -> Result<ListLeasesReply, Error> {
+        let consistency = Some(self.consistency.into());
+        self.call(ListLeasesRequest { lease: only.unwrap_or_default(), keys, consistency }).await
+    }
+
+    /// Forgets what keys were before `revision`, and the changes up to it.
+    pub async fn compact(&self, revision: u64) -> Result<CompactReply, Error> {
+        self.call(CompactRequest { revision }).await
     }
 
     /// Runs SQL statements as one atomic command: all of them, or none if one fails.
@@ -106,8 +173,9 @@ impl Client {
         let statements: Vec<Statement> = statements.into_iter().map(Into::into).collect();
         let only_reads = statements.iter().all(Statement::only_reads);
         let statements: Vec<_> = statements.into_iter().map(Into::into).collect();
-        let request = |session| ExecuteRequest { statements: statements.clone(), session: Some(session) };
-        self.write(|session| Execute { request: request(session), only_reads }).await
+        let consistency = Some(self.consistency.into());
+        let request = |session| ExecuteRequest { statements: statements.clone(), session: Some(session), consistency };
+        self.write(|session| Sorted { request: request(session), only_reads }).await
     }
 
     /// Runs one command given as text: `set k=v`, `get k`, `del k`, or SQL.

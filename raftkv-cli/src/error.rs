@@ -21,6 +21,18 @@ pub enum Error {
     #[error("{0}")]
     Failed(String),
 
+    /// A step of the program did not count what the program expects, and nothing was changed.
+    #[error("{0}")]
+    Unexpected(String),
+
+    /// There is no such lease: it was never granted, or is over. Nothing was changed.
+    #[error("{0}")]
+    NoSuchLease(String),
+
+    /// What the state was at the revision is forgotten.
+    #[error("{0}")]
+    Compacted(String),
+
     /// The server does not let this client in.
     #[error("{0}")]
     Denied(String),
@@ -94,6 +106,9 @@ impl Error {
             Self::Config(_) => "config",
             Self::Invalid(_) => "invalid",
             Self::Failed(_) => "failed",
+            Self::Unexpected(_) => "unexpected",
+            Self::NoSuchLease(_) => "no_such_lease",
+            Self::Compacted(_) => "compacted",
             Self::Denied(_) => "denied",
             Self::Incompatible { .. } => "incompatible",
             Self::OtherCluster { .. } => "other_cluster",
@@ -108,7 +123,12 @@ impl Error {
     /// What to do next, where there is more to say than the message does.
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
-            Self::Config(_) | Self::Invalid(_) | Self::Failed(_) => return None,
+            Self::Config(_)
+            | Self::Invalid(_)
+            | Self::Failed(_)
+            | Self::Unexpected(_)
+            | Self::NoSuchLease(_)
+            | Self::Compacted(_) => return None,
             Self::Denied(_) => "check this client's credentials".to_owned(),
             Self::Incompatible { .. } => {
                 "check the endpoints, and that servers and client are of like versions".to_owned()

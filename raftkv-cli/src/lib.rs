@@ -21,6 +21,8 @@
 mod call;
 mod client;
 mod error;
+mod keys;
+mod program;
 mod requests;
 mod router;
 mod session;
@@ -29,8 +31,10 @@ mod verdict;
 
 pub use client::{Client, ClientBuilder};
 pub use error::{Error, Trouble, TroubleKind};
+pub use keys::{Consistency, KeyRange, Lookup};
+pub use program::{Compare, Program, Relation};
 pub use raftkv_proto::{MAX_REPLY_BYTES, MAX_REQUEST_BYTES};
-pub use statement::{Statement, Value};
+pub use statement::{Output, Statement, Value};
 
 /// What is asked of the membership.
 pub mod request {
@@ -41,7 +45,9 @@ pub mod request {
 pub mod reply {
     pub use raftkv_proto::raft::v1::{Outcome, SubmitCommandReply};
     pub use raftkv_proto::raftkv::v1::{
-        AnswerHeader, DeleteReply, ExecuteReply, GetReply, KeyValue, ListMembersReply, MemberRole, MemberStatus,
-        MembershipReply, Progress, PutReply, Row, StatementResult, StatusReply, TransferLeaderReply,
+        AnswerHeader, CompactReply, DeleteReply, DeleteResult, ExecuteReply, Found, GetReply, GrantLeaseReply,
+        IfResult, KeepLeaseReply, KeyValue, LeaseStatus, ListLeasesReply, ListMembersReply, MemberRole, MemberStatus,
+        MembershipReply, Progress, PutReply, PutResult, RangeReply, RevokeLeaseReply, Row, RunReply, SqlResult,
+        StatementResult, StatusReply, StepResult, TransferLeaderReply, step_result,
     };
 }

@@ -8,104 +8,98 @@ use raftkv_proto::raft::v1::raft_service_client::RaftServiceClient;
 use raftkv_proto::raft::v1::{SubmitCommandReply, SubmitCommandRequest};
 use raftkv_proto::raftkv::v1::cluster_client::ClusterClient;
 use raftkv_proto::raftkv::v1::kv_client::KvClient;
+use raftkv_proto::raftkv::v1::lease_client::LeaseClient;
+use raftkv_proto::raftkv::v1::program_client::ProgramClient;
 use raftkv_proto::raftkv::v1::sql_client::SqlClient;
 use raftkv_proto::raftkv::v1::{
-    AddMemberRequest, AnswerHeader, DeleteReply, DeleteRequest, DemoteMemberRequest, ExecuteReply, ExecuteRequest,
-    GetReply, GetRequest, ListMembersReply, ListMembersRequest, MembershipReply, PromoteMemberRequest, PutReply,
-    PutRequest, RemoveMemberRequest, ReplaceMemberRequest, StatusReply, StatusRequest, TransferLeaderReply,
+    AddMemberRequest, AnswerHeader, CompactReply, CompactRequest, DeleteReply, DeleteRequest, DemoteMemberRequest,
+    ExecuteReply, ExecuteRequest, GetReply, GetRequest, GrantLeaseReply, GrantLeaseRequest, KeepLeaseReply,
+    KeepLeaseRequest, ListLeasesReply, ListLeasesRequest, ListMembersReply, ListMembersRequest, MembershipReply,
+    PromoteMemberRequest, PutReply, PutRequest, RangeReply, RangeRequest, RemoveMemberRequest, ReplaceMemberRequest,
+    RevokeLeaseReply, RevokeLeaseRequest, RunReply, RunRequest, StatusReply, StatusRequest, TransferLeaderReply,
     TransferLeaderRequest, UpdateMemberRequest,
 };
 use raftkv_proto::{MAX_REPLY_BYTES, MAX_REQUEST_BYTES};
 use tonic::transport::Channel;
 use tonic::{Response, Status};
 
-impl Request for PutRequest {
-    type Reply = PutReply;
+/// Calls that differ in nothing but their names, and in how a reply tells who gave it.
+macro_rules! request {
+    ($client:ident.$method:ident, $request:ty => $reply:ty, writes: $writes:literal, by: $by:expr) => {
+        impl Request for $request {
+            type Reply = $reply;
 
-    fn writes(&self) -> bool {
-        true
-    }
+            fn writes(&self) -> bool {
+                $writes
+            }
 
-    fn bytes(&self) -> usize {
-        self.encoded_len()
-    }
+            fn bytes(&self) -> usize {
+                self.encoded_len()
+            }
 
-    async fn send(self, channel: Channel, address: String) -> Verdict<PutReply> {
-        judge(&address, kv(channel).put(self).await)
-    }
+            async fn send(self, channel: Channel, address: String) -> Verdict<$reply> {
+                let mut client = $client::new(channel)
+                    .max_encoding_message_size(MAX_REQUEST_BYTES)
+                    .max_decoding_message_size(MAX_REPLY_BYTES);
+                judge(&address, client.$method(self).await)
+            }
 
-    fn answered_by(reply: &PutReply) -> u64 {
-        node_id(reply.header.as_ref())
-    }
+            fn answered_by(reply: &$reply) -> u64 {
+                let by: fn(&$reply) -> u64 = $by;
+                by(reply)
+            }
+        }
+    };
+    ($client:ident.$method:ident, $request:ty => $reply:ty, writes: $writes:literal) => {
+        request!($client.$method, $request => $reply, writes: $writes, by: |reply| node_id(reply.header.as_ref()));
+    };
 }
 
-impl Request for GetRequest {
-    type Reply = GetReply;
+request!(KvClient.put, PutRequest => PutReply, writes: true);
+request!(KvClient.get, GetRequest => GetReply, writes: false);
+request!(KvClient.range, RangeRequest => RangeReply, writes: false);
+request!(KvClient.delete, DeleteRequest => DeleteReply, writes: true);
+request!(KvClient.compact, CompactRequest => CompactReply, writes: true);
+request!(SqlClient.execute, ExecuteRequest => ExecuteReply, writes: true);
+request!(ProgramClient.run, RunRequest => RunReply, writes: true);
+request!(LeaseClient.grant, GrantLeaseRequest => GrantLeaseReply, writes: true);
+request!(LeaseClient.keep_alive, KeepLeaseRequest => KeepLeaseReply, writes: true);
+request!(LeaseClient.revoke, RevokeLeaseRequest => RevokeLeaseReply, writes: true);
+request!(LeaseClient.list, ListLeasesRequest => ListLeasesReply, writes: false);
+request!(ClusterClient.status, StatusRequest => StatusReply, writes: false, by: |reply| reply.node_id);
+request!(ClusterClient.list_members, ListMembersRequest => ListMembersReply, writes: false, by: |reply| reply.node_id);
+request!(ClusterClient.add_member, AddMemberRequest => MembershipReply, writes: true, by: |reply| reply.node_id);
+request!(ClusterClient.promote_member, PromoteMemberRequest => MembershipReply, writes: true, by: |reply| reply.node_id);
+request!(ClusterClient.demote_member, DemoteMemberRequest => MembershipReply, writes: true, by: |reply| reply.node_id);
+request!(ClusterClient.remove_member, RemoveMemberRequest => MembershipReply, writes: true, by: |reply| reply.node_id);
+request!(ClusterClient.update_member, UpdateMemberRequest => MembershipReply, writes: true, by: |reply| reply.node_id);
+request!(ClusterClient.replace_member, ReplaceMemberRequest => MembershipReply, writes: true, by: |reply| reply.node_id);
+request!(ClusterClient.transfer_leader, TransferLeaderRequest => TransferLeaderReply, writes: true, by: |reply| reply.node_id);
 
-    fn writes(&self) -> bool {
-        false
-    }
-
-    fn bytes(&self) -> usize {
-        self.encoded_len()
-    }
-
-    async fn send(self, channel: Channel, address: String) -> Verdict<GetReply> {
-        judge(&address, kv(channel).get(self).await)
-    }
-
-    fn answered_by(reply: &GetReply) -> u64 {
-        node_id(reply.header.as_ref())
-    }
-}
-
-impl Request for DeleteRequest {
-    type Reply = DeleteReply;
-
-    fn writes(&self) -> bool {
-        true
-    }
-
-    fn bytes(&self) -> usize {
-        self.encoded_len()
-    }
-
-    async fn send(self, channel: Channel, address: String) -> Verdict<DeleteReply> {
-        judge(&address, kv(channel).delete(self).await)
-    }
-
-    fn answered_by(reply: &DeleteReply) -> u64 {
-        node_id(reply.header.as_ref())
-    }
-}
-
-/// SQL statements, and whether they can't change anything.
+/// A request that may write, or surely does not.
 #[derive(Clone)]
-pub(crate) struct Execute {
-    pub(crate) request: ExecuteRequest,
+pub(crate) struct Sorted<R> {
+    pub(crate) request: R,
     pub(crate) only_reads: bool,
 }
 
-impl Request for Execute {
-    type Reply = ExecuteReply;
+impl<R: Request + Sync> Request for Sorted<R> {
+    type Reply = R::Reply;
 
     fn writes(&self) -> bool {
         !self.only_reads
     }
 
     fn bytes(&self) -> usize {
-        self.request.encoded_len()
+        self.request.bytes()
     }
 
-    async fn send(self, channel: Channel, address: String) -> Verdict<ExecuteReply> {
-        let mut client = SqlClient::new(channel)
-            .max_encoding_message_size(MAX_REQUEST_BYTES)
-            .max_decoding_message_size(MAX_REPLY_BYTES);
-        judge(&address, client.execute(self.request).await)
+    async fn send(self, channel: Channel, address: String) -> Verdict<R::Reply> {
+        self.request.send(channel, address).await
     }
 
-    fn answered_by(reply: &ExecuteReply) -> u64 {
-        node_id(reply.header.as_ref())
+    fn answered_by(reply: &R::Reply) -> u64 {
+        R::answered_by(reply)
     }
 }
 
@@ -134,46 +128,6 @@ impl Request for SubmitCommandRequest {
     fn answered_by(reply: &SubmitCommandReply) -> u64 {
         reply.node_id
     }
-}
-
-/// The calls of the `Cluster` service, which are all alike.
-macro_rules! cluster_request {
-    ($request:ty, $method:ident, $reply:ty, writes: $writes:literal) => {
-        impl Request for $request {
-            type Reply = $reply;
-
-            fn writes(&self) -> bool {
-                $writes
-            }
-
-            fn bytes(&self) -> usize {
-                self.encoded_len()
-            }
-
-            async fn send(self, channel: Channel, address: String) -> Verdict<$reply> {
-                let mut client = ClusterClient::new(channel).max_decoding_message_size(MAX_REPLY_BYTES);
-                judge(&address, client.$method(self).await)
-            }
-
-            fn answered_by(reply: &$reply) -> u64 {
-                reply.node_id
-            }
-        }
-    };
-}
-
-cluster_request!(StatusRequest, status, StatusReply, writes: false);
-cluster_request!(ListMembersRequest, list_members, ListMembersReply, writes: false);
-cluster_request!(AddMemberRequest, add_member, MembershipReply, writes: true);
-cluster_request!(PromoteMemberRequest, promote_member, MembershipReply, writes: true);
-cluster_request!(DemoteMemberRequest, demote_member, MembershipReply, writes: true);
-cluster_request!(RemoveMemberRequest, remove_member, MembershipReply, writes: true);
-cluster_request!(UpdateMemberRequest, update_member, MembershipReply, writes: true);
-cluster_request!(ReplaceMemberRequest, replace_member, MembershipReply, writes: true);
-cluster_request!(TransferLeaderRequest, transfer_leader, TransferLeaderReply, writes: true);
-
-fn kv(channel: Channel) -> KvClient<Channel> {
-    KvClient::new(channel).max_encoding_message_size(MAX_REQUEST_BYTES).max_decoding_message_size(MAX_REPLY_BYTES)
 }
 
 fn judge<T>(address: &str, answer: Result<Response<T>, Status>) -> Verdict<T> {

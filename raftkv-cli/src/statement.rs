@@ -84,6 +84,25 @@ pub enum Value {
     Text(String),
     /// Bytes.
     Blob(Bytes),
+    /// In a program: what an earlier step yields.
+    Output(Output),
+}
+
+/// One value of what an earlier step of a program yields. The program fails where it doesn't.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Output {
+    /// Which step of the same list, from 0. It runs SQL, of which the last statement counts, or reads keys.
+    pub step: u32,
+    /// Which row, or key, from 0.
+    pub row: u32,
+    /// Which column, from 0. Those of a key are key, value, create_revision, mod_revision, version, lease.
+    pub column: u32,
+}
+
+impl From<Output> for Value {
+    fn from(output: Output) -> Self {
+        Self::Output(output)
+    }
 }
 
 impl From<i64> for Value {
@@ -149,6 +168,7 @@ impl From<Value> for proto::Value {
             Value::Real(real) => Some(Kind::Real(real)),
             Value::Text(text) => Some(Kind::Text(text)),
             Value::Blob(bytes) => Some(Kind::Blob(bytes)),
+            Value::Output(Output { step, row, column }) => Some(Kind::Output(proto::Output { step, row, column })),
         };
         Self { kind }
     }
@@ -162,6 +182,7 @@ impl From<proto::Value> for Value {
             Some(Kind::Real(real)) => Self::Real(real),
             Some(Kind::Text(text)) => Self::Text(text),
             Some(Kind::Blob(bytes)) => Self::Blob(bytes),
+            Some(Kind::Output(proto::Output { step, row, column })) => Self::Output(Output { step, row, column }),
         }
     }
 }
@@ -189,6 +210,7 @@ mod tests {
             Value::from("grün"),
             Value::from(vec![0, 255]),
             Value::from(None::<i64>),
+            Value::from(Output { step: 1, row: 2, column: 3 }),
         ];
         for value in values {
             assert_eq!(Value::from(proto::Value::from(value.clone())), value);

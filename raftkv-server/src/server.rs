@@ -17,6 +17,8 @@ use raftkv_proto::raft::v1::IdentifyRequest;
 use raftkv_proto::raft::v1::raft_service_server::RaftServiceServer;
 use raftkv_proto::raftkv::v1::cluster_server::ClusterServer;
 use raftkv_proto::raftkv::v1::kv_server::KvServer;
+use raftkv_proto::raftkv::v1::lease_server::LeaseServer;
+use raftkv_proto::raftkv::v1::program_server::ProgramServer;
 use raftkv_proto::raftkv::v1::sql_server::SqlServer;
 use raftkv_proto::{MAX_REPLY_BYTES, MAX_REQUEST_BYTES};
 use tokio::runtime;
@@ -36,6 +38,8 @@ use crate::node::{self, Ended, Handle, Mailbox, StartError};
 use crate::peer::Peer;
 use crate::service::cluster::ClusterService;
 use crate::service::kv::KvService;
+use crate::service::lease::LeaseService;
+use crate::service::program::ProgramService;
 use crate::service::raft::RaftApi;
 use crate::service::sql::SqlService;
 use crate::store::Store;
@@ -422,6 +426,8 @@ impl Network {
             .add_service(health_service)
             .add_service(options.limit(RaftServiceServer::new(RaftApi::new(gate.clone()))))
             .add_service(limited!(KvServer::new(KvService::new(gate.clone()))))
+            .add_service(limited!(LeaseServer::new(LeaseService::new(gate.clone()))))
+            .add_service(limited!(ProgramServer::new(ProgramService::new(gate.clone()))))
             .add_service(limited!(SqlServer::new(SqlService::new(gate.clone()))))
             .add_service(limited!(ClusterServer::new(ClusterService::new(gate.clone()))));
         let (stop, mut stopped) = watch::channel(false);

@@ -2,26 +2,40 @@
 //!
 //! All services go through here, so that each rule stands once: who may answer, how long it may take, what is known afterwards.
 
-use std::fmt;
-use std::sync::Arc;
-use std::time::Duration;
+mod consistency;
+mod failure;
 
-use bytes::Bytes;
+use std::fmt;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
 use raft_core::status::Status;
 use raft_core::types::{Index, NodeId};
 use raft_store_sqlite::{
-    Answer, Command, Error, KeyValue, Kind, Operation, Outcome, Reader, Seen, SessionId, Statement, StatementResult,
-    Step, StepResult,
+    Answer, Command, Error, Found, Kind, Lease, Lookup, Operation, Outcome, Piece, ReadLimits, Reader, Seen, SessionId,
+    Statement, StatementResult, Step, StepResult,
 };
 use raft_transport_grpc::GrpcTransport;
 use tokio::sync::Semaphore;
+use tokio::sync::mpsc::{Receiver, channel};
 use tokio::time::timeout;
-use tracing::error;
 
 use crate::node::{Handle, RequestError};
+use consistency::Freshness;
+pub use consistency::{Consistency, Level};
+pub(crate) use failure::unexpected;
+pub use failure::{Failure, Leader};
+use failure::{busy, refused, unreadable};
 
 /// How long a request may take before its outcome is called unknown.
 const DEADLINE: Duration = Duration::from_secs(10);
+/// How long a read that may be a little stale waits at the least for the confirmation that it is not more than that.
+const SHORTEST_CONFIRMATION: Duration = Duration::from_secs(1);
+/// How long a read may stream its rows.
+const STREAM_TIME: Duration = Duration::from_secs(300);
+/// How many rows of a stream may wait to be sent.
+const STREAMED_PIECES: usize = 256;
 /// How many reads may use the state file at a time. Others wait for their turn.
 const CONCURRENT_READS: usize = 16;
 
@@ -31,6 +45,7 @@ pub struct Store {
     node: Handle<Answer>,
     reader: Reader,
     reads: Arc<Semaphore>,
+    freshness: Freshness,
     transport: GrpcTransport,
     /// Where others reach this node.
     address: String,
@@ -45,79 +60,20 @@ pub struct Position {
     pub index: Index,
 }
 
-/// A program that was committed and applied.
+/// A program that ran.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Applied {
+pub struct Ran {
     /// What came of each step.
     pub results: Vec<StepResult>,
-    /// The state after it.
+    /// The state after it, or, of one that only reads, that it saw.
     pub position: Position,
-}
-
-/// A node that leads.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Leader {
-    /// The node.
-    pub id: NodeId,
-    /// Where to reach it.
-    pub address: String,
-}
-
-/// Why a request has no answer. Each says whether a command can have taken effect.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum Failure {
-    /// Certainly not applied.
-    #[error("this node does not lead; ask node {} at {}", .0.id.0, .0.address)]
-    NotLeader(Leader),
-    /// Certainly not applied.
-    #[error("{0}; try again in a moment")]
-    NoLeader(&'static str),
-    /// Certainly not applied.
-    #[error("this node has not begun: it waits for its peers; raftkv-cli status says for which")]
-    NotBegun,
-    /// Certainly not applied: the request is malformed, too large, or not allowed.
-    #[error("{0}")]
-    Invalid(String),
-    /// The command failed alike on every node, and changed nothing.
-    #[error("{0}")]
-    Failed(String),
-    /// It may or may not be applied.
-    #[error("{0}; retry with the same client id and sequence to find out")]
-    Unknown(&'static str),
-    /// It may have been applied before. It was not applied now.
-    #[error(
-        "the answer to this sequence is no longer kept, since its client had confirmed it: the command may have been applied, and \
-         asking again will not tell; read the data to find out"
-    )]
-    Forgotten,
-    /// Not applied now. It may have been applied before, if it was sent before.
-    #[error(
-        "the session has ended, or was not opened near the cluster's time: not applied now; send a first attempt again in a new \
-         session; of a retry, only the data can tell"
-    )]
-    SessionExpired {
-        /// The cluster's time: a session that is opened then can begin.
-        log_time_ms: u64,
-    },
-    /// A change of the membership or of leadership that may or may not come about.
-    #[error("whether the change came about is not known; ask for it again, which does no harm if it did")]
-    ChangeUnknown,
-    /// Certainly not applied: something else must end first.
-    #[error("{0}")]
-    Busy(String),
-}
-
-/// For an answer of another kind than the command's, which a state machine does not give.
-pub(crate) fn unexpected() -> Failure {
-    Failure::Unknown("the answer does not fit the command")
 }
 
 impl Store {
     /// The store of a running node, which others reach at `address`.
     pub fn new(node: Handle<Answer>, reader: Reader, transport: GrpcTransport, address: String) -> Self {
         let reads = Arc::new(Semaphore::new(CONCURRENT_READS));
-        Self { node, reader, reads, transport, address }
+        Self { node, reader, reads, freshness: Freshness::default(), transport, address }
     }
 
     /// What the node says of itself.
@@ -125,11 +81,44 @@ impl Store {
         self.node.status()
     }
 
+    /// Runs a program: as a read if that is all it does, else replicated.
+    pub async fn run(
+        &self,
+        steps: Vec<Step>,
+        session: Option<SessionId>,
+        consistency: Consistency,
+    ) -> Result<Ran, Failure> {
+        let (kind, steps) = self.prepare(steps).await?;
+        if kind == Kind::Read {
+            let (results, position) = self.read(consistency, move |reader| reader.run(&steps)).await?;
+            return Ok(Ran { results, position });
+        }
+        self.write(steps, session).await
+    }
+
     /// Replicates a program, and waits until it is applied.
-    pub async fn run(&self, steps: Vec<Step>, session: Option<SessionId>) -> Result<Applied, Failure> {
-        let (outcome, position) = self.execute(Operation::Run(steps), session).await?;
-        let Outcome::Ran(results) = outcome else { return Err(unexpected()) };
-        Ok(Applied { results, position })
+    pub async fn write(&self, steps: Vec<Step>, session: Option<SessionId>) -> Result<Ran, Failure> {
+        match self.execute(Operation::Run(steps), session).await? {
+            (Outcome::Ran(results), position) => Ok(Ran { results, position }),
+            _ => Err(unexpected()),
+        }
+    }
+
+    /// Runs statements as one program.
+    pub async fn sql(
+        &self,
+        statements: Vec<Statement>,
+        session: Option<SessionId>,
+        consistency: Consistency,
+    ) -> Result<(Vec<StatementResult>, Position), Failure> {
+        let Ran { results, position } =
+            self.run(statements.into_iter().map(Step::from).collect(), session, consistency).await?;
+        let of_step = |result| match result {
+            StepResult::Sql(results) => Ok(results),
+            _ => Err(unexpected()),
+        };
+        let results = results.into_iter().map(of_step).collect::<Result<Vec<_>, _>>()?;
+        Ok((results.into_iter().flatten().collect(), position))
     }
 
     /// Replicates a command, and waits until it is applied.
@@ -143,43 +132,90 @@ impl Store {
             .map_err(|error| self.failure(error))?;
         let Answer { revision, outcome } = proposed.response;
         let position = Position { revision, index: proposed.id.index };
-        match outcome {
-            Outcome::Failed { message } | Outcome::Unexpected { message } => Err(Failure::Failed(message)),
-            Outcome::Forgotten => Err(Failure::Forgotten),
-            Outcome::TooManyUnanswered => Err(Failure::Invalid(
-                "this client has too many commands whose answers it has not confirmed; confirm some with `answered`"
-                    .to_owned(),
-            )),
-            Outcome::SessionExpired { time_ms } => Err(Failure::SessionExpired { log_time_ms: time_ms }),
-            Outcome::TooManySessions => {
-                Err(Failure::Busy("there are too many sessions; those that are not used end within an hour".to_owned()))
-            }
-            outcome => Ok((outcome, position)),
+        Failure::of_outcome(outcome).map(|outcome| (outcome, position))
+    }
+
+    /// Makes a lease: the one asked for, or one with a number of its own if that is 0. Returns its number.
+    pub async fn grant_lease(
+        &self,
+        lease: u64,
+        ttl_ms: u64,
+        session: Option<SessionId>,
+    ) -> Result<(u64, Position), Failure> {
+        match self.execute(Operation::GrantLease { lease, ttl_ms }, session).await? {
+            (Outcome::LeaseGranted { lease }, position) => Ok((lease, position)),
+            _ => Err(unexpected()),
         }
     }
 
-    /// Reads a key, linearizably.
-    pub async fn get(&self, key: Bytes) -> Result<(Option<KeyValue>, Position), Failure> {
-        self.read(move |reader| reader.get(&key)).await
+    /// Lets a lease last anew from now on. Returns for how long, in milliseconds.
+    pub async fn keep_lease(&self, lease: u64) -> Result<(u64, Position), Failure> {
+        match self.execute(Operation::KeepLease { lease }, None).await? {
+            (Outcome::LeaseKept { ttl_ms }, position) => Ok((ttl_ms, position)),
+            _ => Err(unexpected()),
+        }
     }
 
-    /// Runs statements as one: as a linearizable read if that is all they do, else as a command.
-    pub async fn sql(
+    /// Ends a lease. Returns how many keys went with it.
+    pub async fn revoke_lease(&self, lease: u64, session: Option<SessionId>) -> Result<(u64, Position), Failure> {
+        match self.execute(Operation::RevokeLease { lease }, session).await? {
+            (Outcome::LeaseRevoked { deleted }, position) => Ok((deleted, position)),
+            _ => Err(unexpected()),
+        }
+    }
+
+    /// Forgets what keys were before `revision`.
+    pub async fn compact(&self, revision: u64) -> Result<Position, Failure> {
+        match self.execute(Operation::Compact { revision }, None).await? {
+            (Outcome::Compacted, position) => Ok(position),
+            _ => Err(unexpected()),
+        }
+    }
+
+    /// Reads keys.
+    pub async fn find(&self, lookup: Lookup, consistency: Consistency) -> Result<(Found, Position), Failure> {
+        self.read(consistency, move |reader| reader.find(&lookup)).await
+    }
+
+    /// The leases, or only the one; with their keys, if `keys`.
+    pub async fn leases(
+        &self,
+        only: Option<u64>,
+        keys: bool,
+        consistency: Consistency,
+    ) -> Result<(Vec<Lease>, Position), Failure> {
+        self.read(consistency, move |reader| reader.leases(only, keys)).await
+    }
+
+    /// Runs SQL that only reads, and yields what it finds piece by piece, as fast as that is taken. Dropping the receiver ends it.
+    pub async fn stream(
         &self,
         statements: Vec<Statement>,
-        session: Option<SessionId>,
-    ) -> Result<(Vec<StatementResult>, Position), Failure> {
-        let (kind, statements) = self.prepare(statements).await?;
-        if kind == Kind::Read {
-            return self.read(move |reader| reader.query(&statements)).await;
+        consistency: Consistency,
+    ) -> Result<Receiver<Result<Piece, Failure>>, Failure> {
+        let steps = statements.iter().cloned().map(Step::from).collect();
+        if self.prepare(steps).await?.0 == Kind::Write {
+            return Err(Failure::Invalid("a query can't change anything".to_owned()));
         }
-        let applied = self.run(statements.into_iter().map(Step::from).collect(), session).await?;
-        let of_step = |result| match result {
-            StepResult::Sql(results) => Ok(results),
-            _ => Err(unexpected()),
-        };
-        let results = applied.results.into_iter().map(of_step).collect::<Result<Vec<_>, _>>()?;
-        Ok((results.into_iter().flatten().collect(), applied.position))
+        self.freshen(consistency).await?;
+        let (sender, pieces) = channel(STREAMED_PIECES);
+        let store = self.clone();
+        tokio::spawn(async move {
+            let limits = ReadLimits { rows: usize::MAX, bytes: usize::MAX, time: STREAM_TIME };
+            let rows = sender.clone();
+            let read = move |reader: &Reader| {
+                let mut give = |piece| match rows.blocking_send(Ok(piece)) {
+                    Ok(()) => ControlFlow::Continue(()),
+                    Err(_) => ControlFlow::Break(()),
+                };
+                reader.with_limits(limits).stream(&statements, &mut give)
+            };
+            if let Err(failure) = store.look(read).await.and_then(|read| read.map_err(refused)) {
+                // Nobody may be there to hear it.
+                let _ = sender.send(Err(failure)).await;
+            }
+        });
+        Ok(pieces)
     }
 
     /// The state's revision on this node; zero if it can't be read.
@@ -197,35 +233,78 @@ impl Store {
         self.execute(operation, None).await.map(|(outcome, _)| outcome)
     }
 
-    /// Sorts statements into reads and writes, and refuses what is wrong whatever tables there are.
-    async fn prepare(&self, statements: Vec<Statement>) -> Result<(Kind, Vec<Statement>), Failure> {
-        let look = move |reader: &Reader| reader.prepare(&statements).map(|kind| (kind, statements));
+    /// Sorts a program into reads and writes, and refuses what is wrong whatever tables there are.
+    async fn prepare(&self, steps: Vec<Step>) -> Result<(Kind, Vec<Step>), Failure> {
+        let look = move |reader: &Reader| reader.prepare(&steps).map(|kind| (kind, steps));
         self.look(look).await?.map_err(|error| match error {
             Error::Statement(message) => Failure::Invalid(message),
             error => refused(error),
         })
     }
 
+    /// Reads the state once it is as fresh as is asked for.
+    pub(crate) async fn read<T: Send + 'static>(
+        &self,
+        consistency: Consistency,
+        read: impl FnOnce(&Reader) -> Result<Seen<T>, Error> + Send + 'static,
+    ) -> Result<(T, Position), Failure> {
+        self.freshen(consistency).await?;
+        let Seen { revision, applied, value } = self.look(read).await?.map_err(refused)?;
+        Ok((value, Position { revision, index: applied.index }))
+    }
+
+    /// Returns once the state is as fresh as is asked for.
+    async fn freshen(&self, Consistency { level, applied_index }: Consistency) -> Result<(), Failure> {
+        match level {
+            Level::Linearizable => self.confirm().await?,
+            Level::Lease => self.confirm_by(self.node.lease_read()).await?,
+            Level::Stale { max_age_ms: Some(max_age_ms) } => self.confirm_within(max_age_ms).await?,
+            Level::Stale { max_age_ms: None } => (),
+        }
+        self.await_applied(applied_index).await
+    }
+
     /// Returns once this node has applied everything that was acknowledged before the call.
     pub(crate) async fn confirm(&self) -> Result<(), Failure> {
-        let confirmed = timeout(DEADLINE, self.node.read_index()).await;
+        self.confirm_by(self.node.read_index()).await
+    }
+
+    async fn confirm_by(&self, confirmation: impl Future<Output = Result<Index, RequestError>>) -> Result<(), Failure> {
+        let asked_at = Instant::now();
+        let confirmed = timeout(DEADLINE, confirmation).await;
         let confirmed = confirmed.map_err(|_| Failure::NoLeader("no majority has confirmed the read in time"))?;
         match confirmed {
-            Ok(_) => Ok(()),
+            Ok(_) => {
+                self.freshness.confirmed(asked_at);
+                Ok(())
+            }
             // A read changes nothing, whatever becomes of it.
             Err(RequestError::Unknown) => Err(Failure::NoLeader("this node stopped before the read was confirmed")),
             Err(error) => Err(self.failure(error)),
         }
     }
 
-    /// Reads the state once it includes everything that was acknowledged before the call.
-    async fn read<T: Send + 'static>(
-        &self,
-        read: impl FnOnce(&Reader) -> Result<Seen<T>, Error> + Send + 'static,
-    ) -> Result<(T, Position), Failure> {
-        self.confirm().await?;
-        let Seen { revision, applied, value } = self.look(read).await?.map_err(refused)?;
-        Ok((value, Position { revision, index: applied.index }))
+    /// Returns at once if the state is fresh enough; otherwise sees that it is.
+    async fn confirm_within(&self, max_age_ms: u64) -> Result<(), Failure> {
+        let max_age = Duration::from_millis(max_age_ms);
+        if self.freshness.is_within(max_age) {
+            return Ok(());
+        }
+        let too_stale = Failure::TooStale(
+            "the state of this node may be older than the read allows, and no majority says otherwise",
+        );
+        timeout(max_age.max(SHORTEST_CONFIRMATION), self.confirm())
+            .await
+            .map_err(|_| too_stale.clone())?
+            .map_err(|_| too_stale)
+    }
+
+    /// Returns once this node has applied the entry.
+    async fn await_applied(&self, index: Index) -> Result<(), Failure> {
+        let mut status = self.node.watch_status();
+        let applied = timeout(DEADLINE, status.wait_for(|status| status.applied_index >= index)).await;
+        let too_stale = Failure::TooStale("this node has not applied the entry that the read must include");
+        applied.map_err(|_| too_stale)?.map(|_| ()).map_err(|_| Failure::NoLeader("this node is stopping"))
     }
 
     /// Looks into the state file, on a thread that may block, when it is this request's turn.
@@ -294,23 +373,4 @@ impl fmt::Debug for Store {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Store").field("node", &self.node).field("address", &self.address).finish_non_exhaustive()
     }
-}
-
-fn busy() -> Failure {
-    Failure::Busy("too many requests are waiting; try again later".to_owned())
-}
-
-/// What the store says of a request that it does not carry out.
-fn refused(error: Error) -> Failure {
-    match error {
-        Error::TooLarge { .. } | Error::Invalid(_) | Error::Refused(_) => Failure::Invalid(error.to_string()),
-        Error::Statement(_) | Error::ReadTimeout(_) => Failure::Failed(error.to_string()),
-        error => unreadable(&error),
-    }
-}
-
-/// The state file can't be read. A read changes nothing, and another node may answer it.
-fn unreadable(error: &Error) -> Failure {
-    error!("{error}");
-    Failure::NoLeader("the state of this node can't be read, see its log")
 }

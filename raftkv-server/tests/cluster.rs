@@ -94,7 +94,7 @@ async fn a_paused_leader_does_not_answer_from_its_own_state() {
     let mut reads = JoinSet::new();
     for _ in 0..50 {
         let mut kv = KvClient::new(direct.clone());
-        reads.spawn(async move { kv.get(GetRequest { key: "x".into() }).await });
+        reads.spawn(async move { kv.get(GetRequest { key: "x".into(), ..Default::default() }).await });
     }
     sleep(Duration::from_millis(100)).await;
     cluster.place(paused).resume();

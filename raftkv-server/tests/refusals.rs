@@ -221,7 +221,12 @@ async fn a_session_begins_near_the_time_of_the_cluster_and_not_elsewhere() {
     let cluster = Cluster::start(1).await;
     let mut kv = KvClient::new(direct(&cluster, 1).await);
     let session = |opened_ms| Session { client_id: "a client".into(), sequence: 1, answered: 0, opened_ms };
-    let request = |opened_ms| PutRequest { key: "x".into(), value: "1".into(), session: Some(session(opened_ms)) };
+    let request = |opened_ms| PutRequest {
+        key: "x".into(),
+        value: "1".into(),
+        session: Some(session(opened_ms)),
+        ..Default::default()
+    };
 
     let status = kv.put(request(0)).await.unwrap_err();
     assert_eq!(status.code(), Code::InvalidArgument, "{status}");
@@ -255,7 +260,7 @@ async fn requests_that_cannot_be_run_are_errors_with_a_reason() {
     let cluster = Cluster::start(1).await;
     let mut kv = KvClient::new(direct(&cluster, 1).await);
     for (key, value) in [("", "v".to_owned()), ("x", "v".repeat((1 << 20) + 1))] {
-        let request = PutRequest { key: key.into(), value: value.into(), session: None };
+        let request = PutRequest { key: key.into(), value: value.into(), ..Default::default() };
         let status = kv.put(request).await.unwrap_err();
         assert_eq!(status.code(), Code::InvalidArgument);
         assert_eq!(ErrorDetail::decode(status.details()).unwrap().reason(), Reason::Invalid);

@@ -10,7 +10,7 @@ use raft_core::port::{StateMachine, Stored};
 use raft_core::types::{ClusterId, Entry, EntryId, Incarnation, Index, Member, NodeId, Payload, Term};
 use raft_store_sqlite::{
     Answer, Command, DataDir, Error, Operation, Outcome, Parts, SessionId, SqliteStateMachine, Statement,
-    StatementResult, StepResult, Value, state_path,
+    StatementResult, Step, StepResult, Value, state_path,
 };
 use tempfile::TempDir;
 
@@ -162,4 +162,9 @@ pub fn statement_results(outcome: Outcome) -> Vec<StatementResult> {
         other => panic!("{other:?}"),
     };
     results.into_iter().flat_map(of_step).collect()
+}
+
+/// A program of these statements.
+pub fn as_steps(statements: &[Statement]) -> Vec<Step> {
+    statements.iter().cloned().map(Step::from).collect()
 }

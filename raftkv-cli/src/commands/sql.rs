@@ -119,6 +119,8 @@ fn rows(result: &StatementResult) -> Vec<Vec<String>> {
         Value::Integer(integer) => integer.to_string(),
         Value::Real(real) => format!("{real:?}"),
         Value::Text(text) => escape(&text),
+        // A result holds no reference to another.
+        Value::Output(_) => String::new(),
         Value::Blob(bytes) => format!("x'{}'", bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>()),
     };
     result.rows.iter().map(|row| row.values.iter().map(cell).collect()).collect()
@@ -136,7 +138,7 @@ fn as_json(result: &StatementResult) -> Json {
 
 fn json_value(value: Value) -> Json {
     match value {
-        Value::Null => Json::Null,
+        Value::Null | Value::Output(_) => Json::Null,
         Value::Integer(integer) => json!(integer),
         // JSON has no infinity; as text it is at least not lost.
         Value::Real(real) if !real.is_finite() => json!(real.to_string()),

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio::time::sleep;
-use tokio_stream::wrappers::TcpListenerStream;
+use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tonic::{Code, Request, Response, Status, Streaming};
 
 /// All fakes run here, so that tests that block leave them alone.
@@ -294,6 +294,7 @@ impl Node {
                 create_revision: old.as_ref().map_or(revision, |old| old.create_revision),
                 mod_revision: revision,
                 version: old.as_ref().map_or(0, |old| old.version) + 1,
+                lease: 0,
             };
             state.keys.insert(key.to_vec(), entry);
         }
@@ -313,17 +314,17 @@ fn error(code: Code, message: &str, detail: &ErrorDetail) -> Status {
 #[tonic::async_trait]
 impl Kv for Node {
     async fn put(&self, request: Request<PutRequest>) -> Result<Response<PutReply>, Status> {
-        let PutRequest { key, value, session } = request.into_inner();
+        let PutRequest { key, value, session, .. } = request.into_inner();
         self.saw("put", session.clone(), Vec::new());
         self.act(|| {
             let replaced = self.write(&key, Some(&value), &session.unwrap_or_default());
-            PutReply { header: self.header(), replaced }
+            PutReply { header: self.header(), replaced, previous: None }
         })
         .await
     }
 
     async fn get(&self, request: Request<GetRequest>) -> Result<Response<GetReply>, Status> {
-        let GetRequest { key } = request.into_inner();
+        let GetRequest { key, .. } = request.into_inner();
         self.saw("get", None, Vec::new());
         self.act(|| {
             let entry = self.state.lock().unwrap().keys.get(&key.to_vec()).cloned();
@@ -333,21 +334,35 @@ impl Kv for Node {
     }
 
     async fn delete(&self, request: Request<DeleteRequest>) -> Result<Response<DeleteReply>, Status> {
-        let DeleteRequest { key, session } = request.into_inner();
+        let DeleteRequest { key, session, .. } = request.into_inner();
         self.saw("delete", session.clone(), Vec::new());
         self.act(|| {
             let existed = self.write(&key, None, &session.unwrap_or_default());
-            DeleteReply { header: self.header(), deleted: existed.into() }
+            DeleteReply { header: self.header(), deleted: existed.into(), previous: Vec::new() }
         })
         .await
+    }
+
+    async fn range(&self, _: Request<RangeRequest>) -> Result<Response<RangeReply>, Status> {
+        Err(Status::unimplemented("not told here"))
+    }
+
+    async fn compact(&self, _: Request<CompactRequest>) -> Result<Response<CompactReply>, Status> {
+        Err(Status::unimplemented("not told here"))
     }
 }
 
 #[tonic::async_trait]
 impl Sql for Node {
+    type QueryStream = ReceiverStream<Result<QueryReply, Status>>;
+
+    async fn query(&self, _: Request<QueryRequest>) -> Result<Response<Self::QueryStream>, Status> {
+        Err(Status::unimplemented("not told here"))
+    }
+
     /// A SELECT returns one row of everything; anything else affects as many rows as it has parameters.
     async fn execute(&self, request: Request<ExecuteRequest>) -> Result<Response<ExecuteReply>, Status> {
-        let ExecuteRequest { statements, session } = request.into_inner();
+        let ExecuteRequest { statements, session, .. } = request.into_inner();
         self.saw("execute", session, statements.clone());
         self.act(|| ExecuteReply { header: self.header(), results: statements.iter().map(result).collect() }).await
     }
@@ -511,9 +526,9 @@ fn in_reply(node_id: u64, status: &Status) -> SubmitCommandReply {
     let detail = ErrorDetail::decode(status.details()).unwrap();
     let outcome = match detail.reason() {
         Reason::NotLeader => Outcome::NotLeader,
-        Reason::NoLeader | Reason::NotBegun => Outcome::NoLeader,
+        Reason::NoLeader | Reason::NotBegun | Reason::TooStale => Outcome::NoLeader,
         Reason::Invalid => Outcome::Invalid,
-        Reason::Failed => Outcome::Failed,
+        Reason::Failed | Reason::Unexpected | Reason::NoSuchLease | Reason::Compacted => Outcome::Failed,
         Reason::Busy => Outcome::Busy,
         Reason::SessionExpired => Outcome::SessionExpired,
         Reason::OutcomeUnknown | Reason::Unspecified => Outcome::Unknown,

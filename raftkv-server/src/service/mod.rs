@@ -1,7 +1,10 @@
 //! What clients and peers call, turned into calls of the [store](crate::store::Store). Each file is one service of the wire format.
 
 pub mod cluster;
+mod convert;
 pub mod kv;
+pub mod lease;
+pub mod program;
 pub mod raft;
 pub mod sql;
 
@@ -50,6 +53,10 @@ impl From<Failure> for Status {
             Failure::NotBegun => (Code::Unavailable, Reason::NotBegun, ELECTION_PAUSE_MS),
             Failure::Invalid(_) => (Code::InvalidArgument, Reason::Invalid, 0),
             Failure::Failed(_) => (Code::FailedPrecondition, Reason::Failed, 0),
+            Failure::Unexpected(_) => (Code::FailedPrecondition, Reason::Unexpected, 0),
+            Failure::NoSuchLease(_) => (Code::NotFound, Reason::NoSuchLease, 0),
+            Failure::Compacted(_) => (Code::OutOfRange, Reason::Compacted, 0),
+            Failure::TooStale(_) => (Code::Unavailable, Reason::TooStale, ELECTION_PAUSE_MS),
             Failure::Unknown(_) | Failure::Forgotten | Failure::ChangeUnknown => {
                 (Code::Unknown, Reason::OutcomeUnknown, 0)
             }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use raft_core::types::{ClusterId, Identity, Incarnation, NodeId};
-use raft_store_sqlite::{Action, Statement, StatementResult, StepResult, Value};
+use raft_store_sqlite::{Action, Lookup, Statement, StatementResult, StepResult, Value};
 use raft_transport_grpc::handshake::{Handshake, Mismatch, Purpose};
 use raft_transport_grpc::{
     AppendEntriesStream, GrpcTransport, InstallSnapshotStream, Options, PeerStatus, Throttle, identify,
@@ -20,7 +20,7 @@ use super::{running, session};
 use crate::begin::Statement as CallerStatement;
 use crate::command_text::{self, CommandText};
 use crate::gate::{Gate, Open};
-use crate::store::{Failure, Leader, Position, unexpected};
+use crate::store::{Consistency, Failure, Leader, Position, unexpected};
 
 /// The service, over the node behind a gate.
 #[derive(Clone, Debug)]
@@ -177,22 +177,23 @@ async fn submit(gate: &Gate, request: wire::SubmitCommandRequest) -> Result<Done
     let store = &running(gate)?.store;
     match command {
         CommandText::Set { key, value } => {
-            let applied = store.run(vec![Action::put(key, value).into()], session).await?;
+            let applied = store.write(vec![Action::put(key, value).into()], session).await?;
             Ok(Done { outcome: Outcome::Ok, text: String::new(), position: applied.position })
         }
         CommandText::Delete { key } => {
-            let applied = store.run(vec![Action::delete(key).into()], session).await?;
+            let applied = store.write(vec![Action::delete(key).into()], session).await?;
             let [StepResult::Deleted { count, .. }] = *applied.results else { return Err(unexpected()) };
             Ok(Done { outcome: Outcome::Ok, text: count.to_string(), position: applied.position })
         }
         CommandText::Get { key } => {
-            let (entry, position) = store.get(key).await?;
+            let (found, position) = store.find(Lookup::key(key), Consistency::default()).await?;
+            let entry = found.entries.into_iter().next();
             let outcome = if entry.is_some() { Outcome::Ok } else { Outcome::NotFound };
             let text = entry.map(|entry| String::from_utf8_lossy(&entry.value).into_owned()).unwrap_or_default();
             Ok(Done { outcome, text, position })
         }
         CommandText::Sql(sql) => {
-            let (results, position) = store.sql(vec![Statement::new(sql)], session).await?;
+            let (results, position) = store.sql(vec![Statement::new(sql)], session, Consistency::default()).await?;
             let text = results.iter().map(result_text).collect::<Vec<_>>().join("\n");
             Ok(Done { outcome: Outcome::Ok, text, position })
         }
@@ -233,9 +234,11 @@ fn name_leader(reply: &mut wire::SubmitCommandReply, leader: Option<Leader>) {
 fn outcome(failure: &Failure) -> Outcome {
     match failure {
         Failure::NotLeader(_) => Outcome::NotLeader,
-        Failure::NoLeader(_) | Failure::NotBegun => Outcome::NoLeader,
+        Failure::NoLeader(_) | Failure::NotBegun | Failure::TooStale(_) => Outcome::NoLeader,
         Failure::Invalid(_) => Outcome::Invalid,
-        Failure::Failed(_) => Outcome::Failed,
+        Failure::Failed(_) | Failure::Unexpected(_) | Failure::NoSuchLease(_) | Failure::Compacted(_) => {
+            Outcome::Failed
+        }
         Failure::Unknown(_) | Failure::Forgotten | Failure::ChangeUnknown => Outcome::Unknown,
         Failure::SessionExpired { .. } => Outcome::SessionExpired,
         Failure::Busy(_) => Outcome::Busy,
