@@ -82,7 +82,7 @@ async fn a_client_more_than_can_be_kept_is_asked_to_come_back() {
     client.put("x", "2").await.unwrap();
     let mut kv = KvClient::new(direct(&cluster, 1).await);
     let session = Session { client_id: "another".into(), opened_ms: now_ms(), sequence: 1, answered: 0 };
-    let request = PutRequest { key: "x".into(), value: "3".into(), session: Some(session) };
+    let request = PutRequest { key: "x".into(), value: "3".into(), session: Some(session), ..Default::default() };
     let status = kv.put(request).await.unwrap_err();
     let detail = ErrorDetail::decode(status.details()).unwrap();
     assert_eq!((status.code(), detail.reason()), (Code::ResourceExhausted, Reason::Busy), "{status}");
