@@ -11,7 +11,8 @@ use crate::types::Entry;
 /// Entries in a row. The log, the write, the message to each follower and the state machine share them: a clone, or a part, copies none.
 #[derive(Clone, Default)]
 pub struct Entries {
-    shared: Arc<[Entry]>,
+    /// What these are a part of; none if they are none.
+    shared: Option<Arc<Vec<Entry>>>,
     start: usize,
     end: usize,
 }
@@ -37,23 +38,34 @@ impl Entries {
     pub fn truncate(&mut self, count: usize) {
         self.end = self.end.min(self.start + count);
     }
-}
 
-impl From<Arc<[Entry]>> for Entries {
-    fn from(shared: Arc<[Entry]>) -> Self {
-        Self { start: 0, end: shared.len(), shared }
+    /// Adds `more` at the end, if nobody shares these entries.
+    ///
+    /// # Errors
+    ///
+    /// If they are shared: then with `more`, and nothing is added.
+    pub fn extend_unshared<I: IntoIterator<Item = Entry>>(&mut self, more: I) -> Result<(), I> {
+        match self.shared.as_mut().and_then(Arc::get_mut) {
+            Some(own) => {
+                own.truncate(self.end);
+                own.extend(more);
+                self.end = own.len();
+                Ok(())
+            }
+            None => Err(more),
+        }
     }
 }
 
 impl From<Vec<Entry>> for Entries {
     fn from(entries: Vec<Entry>) -> Self {
-        Arc::<[Entry]>::from(entries).into()
+        Self { start: 0, end: entries.len(), shared: (!entries.is_empty()).then(|| entries.into()) }
     }
 }
 
 impl FromIterator<Entry> for Entries {
     fn from_iter<I: IntoIterator<Item = Entry>>(entries: I) -> Self {
-        entries.into_iter().collect::<Arc<[Entry]>>().into()
+        Vec::from_iter(entries).into()
     }
 }
 
@@ -61,7 +73,7 @@ impl Deref for Entries {
     type Target = [Entry];
 
     fn deref(&self) -> &[Entry] {
-        &self.shared[self.start..self.end]
+        self.shared.as_ref().map_or(&[], |shared| &shared[self.start..self.end])
     }
 }
 
@@ -129,6 +141,20 @@ mod tests {
     #[should_panic(expected = "not longer than the whole")]
     fn a_part_does_not_reach_beyond_its_whole() {
         entries(0..9).slice(2..7).slice(0..6);
+    }
+
+    #[test]
+    fn entries_grow_only_while_nobody_shares_them() {
+        let mut own = entries(0..4);
+        own.truncate(2);
+        assert!(own.extend_unshared(entries(2..5).to_vec()).is_ok(), "nobody sees what was cut off");
+        assert_eq!(own, entries(0..5));
+        let part = own.slice(1..3);
+        assert!(own.extend_unshared(entries(5..6).to_vec()).is_err());
+        assert_eq!((own.len(), part), (5, entries(1..3)));
+        assert!(own.extend_unshared(entries(5..6).to_vec()).is_ok(), "the part is gone");
+        assert_eq!(own, entries(0..6));
+        assert!(Entries::default().extend_unshared(Vec::new()).is_err(), "there is nothing to add to");
     }
 
     #[test]

@@ -93,6 +93,7 @@ pub mod types;
 
 mod log;
 mod numbers;
+mod recent;
 mod replica;
 mod role;
 mod terms;

@@ -7,6 +7,7 @@ use alloc::vec::Vec;
 use crate::entries::Entries;
 use crate::membership::{Membership, MembershipStack};
 use crate::port::OlderEntries;
+use crate::recent::{PIECE_ENTRIES, Recent};
 use crate::terms::Terms;
 use crate::types::{Entry, EntryId, Index, Payload, Snapshot, Term, WriteId};
 
@@ -15,30 +16,13 @@ use crate::types::{Entry, EntryId, Index, Payload, Snapshot, Term, WriteId};
 pub struct Log {
     /// The terms of all entries, those that have left memory included.
     terms: Terms,
-    /// The entries in memory: the last ones, in the pieces in which they came, so that whoever needs such a piece shares it.
-    pieces: VecDeque<Piece>,
-    /// For each of them the size of all entries up to it, so that the size of any range is one subtraction and can't drift.
-    end_bytes: VecDeque<u64>,
-    /// The last entry before those in memory. Above the snapshot where entries have left memory.
-    before: EntryId,
-    /// The size of all entries that were ever before those in memory. Only differences matter.
-    before_bytes: u64,
+    /// Those in memory: the last ones.
+    recent: Recent,
     memberships: MembershipStack,
     /// The highest entry known to be committed. Never moves back, never past the last entry.
     commit_index: Index,
     durability: Durability,
 }
-
-/// Some entries of the log, at least one.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Piece {
-    /// The last of them, kept at hand for searches.
-    last: EntryId,
-    entries: Entries,
-}
-
-/// How many entries of a stored log make a piece: few, for a piece leaves memory as a whole.
-const RESTORED_PIECE_ENTRIES: usize = 64;
 
 /// How a leader's entries were fitted into the log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -57,10 +41,7 @@ impl Log {
     pub fn new(snapshot: Snapshot, older: OlderEntries, entries: Vec<Entry>, commit_index: Index) -> Self {
         let mut log = Self {
             terms: Terms::after(snapshot.last),
-            pieces: VecDeque::new(),
-            end_bytes: VecDeque::with_capacity(entries.len()),
-            before: snapshot.last,
-            before_bytes: 0,
+            recent: Recent::after(snapshot.last),
             memberships: MembershipStack::after(snapshot.last.index, snapshot.membership.clone()),
             commit_index,
             durability: Durability::default(),
@@ -68,7 +49,7 @@ impl Log {
         log.restore(older);
         let mut rest = entries.into_iter();
         while rest.len() > 0 {
-            log.append(rest.by_ref().take(RESTORED_PIECE_ENTRIES).collect());
+            log.append_own(rest.by_ref().take(PIECE_ENTRIES));
         }
         assert!((log.base().index..=log.last().index).contains(&commit_index), "only stored entries are committed");
         log.durability = Durability::all_durable(log.last().index);
@@ -77,7 +58,7 @@ impl Log {
 
     fn restore(&mut self, OlderEntries { last, terms, memberships }: OlderEntries) {
         if let Some(first_of_term) = terms.last() {
-            self.before = EntryId::new(last, first_of_term.term);
+            self.recent = Recent::after(EntryId::new(last, first_of_term.term));
         }
         terms.into_iter().for_each(|id| self.terms.append(id));
         memberships.into_iter().for_each(|(index, membership)| self.memberships.push(index, membership));
@@ -90,7 +71,7 @@ impl Log {
 
     /// The last entry; zero if there is none.
     pub fn last(&self) -> EntryId {
-        self.pieces.back().map_or(self.before, |piece| piece.last)
+        self.recent.last()
     }
 
     /// The term of the entry at `index`, if the log knows it.
@@ -114,14 +95,7 @@ impl Log {
     /// Entries from `from` up to `to`, both included: at least one, if there is one, and then as many as fit in `max_bytes`. None if the first has
     /// left memory.
     pub fn entries(&self, from: Index, to: Index, max_bytes: u64) -> Option<Entries> {
-        if from <= self.before.index {
-            return None;
-        }
-        let limit = self.end_bytes_before(from).saturating_add(max_bytes);
-        let all_fit = self.end_bytes() <= limit;
-        let fitting = || self.end_bytes.partition_point(|&end_bytes| end_bytes <= limit) as u64;
-        let last = if all_fit { self.last().index } else { self.before.index.plus(fitting()).max(from) };
-        Some(self.range(from, last.min(to)))
+        (from > self.recent.before().index).then(|| self.recent.fitting(from, to, max_bytes))
     }
 
     /// Whether `entries` are what this log holds from `from` on: what was read back from disk is checked, for it may have been asked for before a
@@ -136,66 +110,28 @@ impl Log {
         !entries.is_empty() && entries.iter().all(is_held)
     }
 
-    /// The entries from `from` up to `to`, both included, which are in memory. Those of one piece are shared, others copied.
-    pub fn range(&self, from: Index, to: Index) -> Entries {
-        if from > to || self.position(from).is_none() || self.position(to).is_none() {
-            return Entries::default();
-        }
-        let first = self.piece_of(from);
-        let piece = &self.pieces[first];
-        if to <= piece.last.index {
-            return piece.entries.slice(piece.position(from)..piece.position(to) + 1);
-        }
-        let mut entries = Vec::with_capacity((to.0 - from.0 + 1) as usize);
-        for piece in self.pieces.range(first..) {
-            let start = piece.position(from.max(piece.first_index()));
-            if piece.last.index >= to {
-                entries.extend_from_slice(&piece.entries[start..=piece.position(to)]);
-                break;
-            }
-            entries.extend_from_slice(&piece.entries[start..]);
-        }
-        entries.into()
+    /// The entries from `from` on, which are in memory.
+    pub fn entries_from(&self, from: Index) -> Entries {
+        self.recent.range(from, self.last().index)
     }
 
-    /// Appends entries after the last.
+    /// Appends entries, which others may share, after the last.
     pub fn append(&mut self, entries: Entries) {
-        let (mut last, mut end_bytes) = (self.last(), self.end_bytes());
-        for entry in &entries {
-            assert!(entry.id.index == last.index.next(), "entries follow each other without a gap");
-            assert!(entry.id.term >= last.term, "terms never fall along the log");
-            if let Payload::Membership(membership) = &entry.payload {
-                self.memberships.push(entry.id.index, membership.clone());
-            }
-            if entry.id.term > last.term {
-                self.terms.append(entry.id);
-            }
-            last = entry.id;
-            end_bytes += entry.size_bytes();
-            self.end_bytes.push_back(end_bytes);
-        }
-        if !entries.is_empty() {
-            self.pieces.push_back(Piece { last, entries });
-        }
+        let mut last = self.last();
+        entries.iter().for_each(|entry| note_next(&mut self.terms, &mut self.memberships, &mut last, entry));
+        self.recent.append(entries);
+    }
+
+    /// Appends entries, which nobody else has yet, after the last.
+    pub fn append_own(&mut self, entries: impl IntoIterator<Item = Entry>) {
+        let mut last = self.last();
+        let note = |entry: &Entry| note_next(&mut self.terms, &mut self.memberships, &mut last, entry);
+        self.recent.extend(entries.into_iter().inspect(note));
     }
 
     /// Lets entries leave memory that are committed and durable, oldest first, until the rest fits in `max_bytes`.
     pub fn evict(&mut self, max_bytes: u64) {
-        let evictable = self.commit_index.min(self.durable_index());
-        while self.end_bytes() - self.before_bytes > max_bytes && self.before.index < evictable {
-            self.forget_first();
-        }
-    }
-
-    /// Lets the first entry leave memory.
-    fn forget_first(&mut self) {
-        let piece = self.pieces.front_mut().expect("there are entries in memory");
-        self.before = piece.entries[0].id;
-        piece.entries.advance(1);
-        if piece.entries.is_empty() {
-            self.pieces.pop_front();
-        }
-        self.before_bytes = self.end_bytes.pop_front().expect("each entry has a size");
+        self.recent.evict(self.commit_index.min(self.durable_index()), max_bytes);
     }
 
     /// What a snapshot of the state at `index` includes, if the log knows.
@@ -210,9 +146,7 @@ impl Log {
         assert!(self.contains(last) && last.index <= self.commit_index, "only committed entries are compacted");
         self.terms.compact(last);
         self.memberships.compact(last.index);
-        while self.before.index < last.index {
-            self.forget_first();
-        }
+        self.recent.forget_to(last.index);
     }
 
     /// Replaces the whole log by `snapshot`, which is beyond what is committed here and contradicts or exceeds the log (§7). Returns the first entry
@@ -223,7 +157,7 @@ impl Log {
         let beyond = last.index.next();
         let truncated_from = (self.last().index >= beyond).then_some(beyond);
         self.durability.truncate(self.commit_index.next());
-        self.clear(last);
+        self.recent.clear(last);
         self.terms = Terms::after(last);
         self.memberships = MembershipStack::after(last.index, snapshot.membership.clone());
         self.commit_index = last.index;
@@ -258,33 +192,10 @@ impl Log {
         assert!(from > self.commit_index, "committed entries stay");
         let previous = from.prev();
         let term = self.terms.at(previous).expect("what is committed stays");
-        match self.position(from) {
-            Some(keep) => self.truncate_pieces(keep, EntryId::new(previous, term)),
-            None => self.clear(EntryId::new(previous, term)),
-        }
+        self.recent.truncate(EntryId::new(previous, term));
         self.terms.truncate(from);
         self.durability.truncate(from);
         self.memberships.truncate(from)
-    }
-
-    /// Cuts off what follows the first `keep` entries in memory, the last of which is `last`.
-    fn truncate_pieces(&mut self, keep: usize, last: EntryId) {
-        self.end_bytes.truncate(keep);
-        while self.pieces.back().is_some_and(|piece| piece.first_index() > last.index) {
-            self.pieces.pop_back();
-        }
-        if let Some(piece) = self.pieces.back_mut() {
-            piece.entries.truncate(piece.position(last.index) + 1);
-            piece.last = last;
-        }
-    }
-
-    /// Cuts off all entries in memory: the next follows `before`.
-    fn clear(&mut self, before: EntryId) {
-        self.before_bytes = self.end_bytes();
-        self.before = before;
-        self.pieces.clear();
-        self.end_bytes.clear();
     }
 
     /// The membership in force.
@@ -315,7 +226,7 @@ impl Log {
 
     /// The size of the entries that are not committed yet.
     pub fn uncommitted_bytes(&self) -> u64 {
-        self.end_bytes() - self.end_bytes_before(self.commit_index.next())
+        self.recent.bytes_after(self.commit_index)
     }
 
     /// The highest entry that is durable on this node.
@@ -338,41 +249,19 @@ impl Log {
     pub fn confirm_writes(&mut self, id: WriteId) {
         self.durability.confirm(id);
     }
-
-    /// The size of all entries.
-    fn end_bytes(&self) -> u64 {
-        self.end_bytes.back().copied().unwrap_or(self.before_bytes)
-    }
-
-    /// The size of all entries before the one at `index`, or before those in memory.
-    fn end_bytes_before(&self, index: Index) -> u64 {
-        self.position(index.prev()).map_or(self.before_bytes, |position| self.end_bytes[position])
-    }
-
-    /// Which piece holds the entry at `index`: mostly the last, which is all that those who keep up ask for.
-    fn piece_of(&self, index: Index) -> usize {
-        match self.pieces.back() {
-            Some(piece) if piece.first_index() <= index => self.pieces.len() - 1,
-            _ => self.pieces.partition_point(|piece| piece.last.index < index),
-        }
-    }
-
-    /// Where among the entries in memory that at `index` stands.
-    fn position(&self, index: Index) -> Option<usize> {
-        let position = index.0.checked_sub(self.before.index.0)?.checked_sub(1)?;
-        usize::try_from(position).ok().filter(|&position| position < self.end_bytes.len())
-    }
 }
 
-impl Piece {
-    fn first_index(&self) -> Index {
-        Index(self.last.index.0 + 1 - self.entries.len() as u64)
+/// Notes what the entry after `last` begins: a term, a membership. Then it is the last itself.
+fn note_next(terms: &mut Terms, memberships: &mut MembershipStack, last: &mut EntryId, entry: &Entry) {
+    assert!(entry.id.index == last.index.next(), "entries follow each other without a gap");
+    assert!(entry.id.term >= last.term, "terms never fall along the log");
+    if let Payload::Membership(membership) = &entry.payload {
+        memberships.push(entry.id.index, membership.clone());
     }
-
-    /// Where the entry at `index`, which is not beyond this piece, stands in it.
-    fn position(&self, index: Index) -> usize {
-        (index.0 - self.first_index().0) as usize
+    if entry.id.term > last.term {
+        terms.append(entry.id);
     }
+    *last = entry.id;
 }
 
 /// Which entries are durable. Told by the numbers of writes and not by entries, so that the late confirmation of an entry that was
@@ -409,9 +298,13 @@ impl Durability {
 
 #[cfg(test)]
 mod tests {
+    extern crate std;
+
     use alloc::collections::BTreeMap;
     use alloc::vec;
     use bytes::Bytes;
+    use core::hash::{Hash, Hasher};
+    use std::hash::DefaultHasher;
 
     use super::*;
     use crate::timer::Jitter;
@@ -593,19 +486,22 @@ mod tests {
         let bytes = |count: usize| rest[..count].iter().map(Entry::size_bytes).sum::<u64>();
         assert!(read.len() <= 1 || bytes(read.len()) <= max_bytes);
         assert!(read.len() == rest.len() || bytes(read.len() + 1) > max_bytes);
-        assert_eq!(log.range(from, log.last().index)[..], *rest);
+        assert_eq!(log.entries_from(from)[..], *rest);
     }
 
     /// Lets entries leave memory: as many as must, and no more.
     fn evict(log: &mut Log, max_bytes: u64) {
-        let in_memory = |log: &Log| log.range(log.before.index.next(), log.last().index);
+        let in_memory = |log: &Log| log.entries_from(log.recent.before().index.next());
         let bytes = |log: &Log| in_memory(log).iter().map(Entry::size_bytes).sum::<u64>();
         let before = in_memory(log).len();
         log.evict(max_bytes);
         let evictable = log.commit_index().min(log.durable_index());
-        assert!(bytes(log) <= max_bytes || log.before.index >= evictable, "it goes as far as it may");
+        assert!(bytes(log) <= max_bytes || log.recent.before().index >= evictable, "it goes as far as it may");
         if in_memory(log).len() < before {
-            assert!(bytes(log) + entry(log.before).size_bytes() > max_bytes, "it goes no further than it must");
+            assert!(
+                bytes(log) + entry(log.recent.before()).size_bytes() > max_bytes,
+                "it goes no further than it must"
+            );
         }
     }
 
@@ -662,7 +558,7 @@ mod tests {
                     5 => {
                         let last = twin.last();
                         let id = EntryId::new(last.index.next(), Term(last.term.0.max(1)));
-                        log.append([entry(id)].into_iter().collect());
+                        log.append_own([entry(id)]);
                         twin.append(id);
                     }
                     6 => {
@@ -704,7 +600,7 @@ mod tests {
             twin.commit = jitter.draw(begins as u32..twin.entries.len() as u32 + 1) as usize;
             twin.disk = twin.entries.clone();
             let mut log = restored(&twin, jitter.draw(0..9) as usize);
-            let unknown = log.base().index.0.max(log.before.index.0) as usize;
+            let unknown = log.base().index.0.max(log.recent.before().index.0) as usize;
             for _ in 0..10 {
                 let ids = twin.draw_continuation(&mut jitter);
                 assert_eq!(log.splice(ids.iter().copied().map(entry).collect()), twin.splice(&ids));
@@ -716,6 +612,50 @@ mod tests {
                 assert_eq!(*log.membership(), twin.membership(twin.entries.len()));
             }
         }
+    }
+
+    /// A model checker takes equal states for one.
+    #[test]
+    fn equal_logs_are_equal_in_whatever_pieces_their_entries_came() {
+        let ids: Vec<EntryId> = (1..=6).map(|index| EntryId::new(Index(index), Term(1))).collect();
+        let log = |pieces: &[usize]| {
+            let mut log = Log::new(Snapshot::default(), OlderEntries::default(), Vec::new(), Index::ZERO);
+            let mut entries = ids.iter().copied().map(entry);
+            pieces.iter().for_each(|&count| log.append(entries.by_ref().take(count).collect()));
+            log
+        };
+        let (whole, mut parts) = (log(&[6]), log(&[1, 2, 3]));
+        assert_eq!((&parts, hash(&parts)), (&whole, hash(&whole)));
+        parts.splice([entry(EntryId::new(Index(6), Term(2)))].into_iter().collect()).unwrap();
+        assert_ne!(parts, whole, "of as many entries, but others");
+        assert_ne!(log(&[5]), whole);
+
+        let [mut whole, mut parts] = [log(&[6]), log(&[4, 2])].map(|log| restarted(log, Index(3)));
+        whole.compact(&whole.snapshot_at(Index(2)).unwrap());
+        parts.compact(&parts.snapshot_at(Index(1)).unwrap());
+        parts.compact(&parts.snapshot_at(Index(2)).unwrap());
+        assert_eq!((&parts, hash(&parts)), (&whole, hash(&whole)));
+        let restored = Log::new(
+            whole.snapshot_at(Index(2)).unwrap(),
+            OlderEntries::default(),
+            whole.entries_from(Index(3)).to_vec(),
+            Index(3),
+        );
+        assert_eq!((&restored, hash(&restored)), (&whole, hash(&whole)), "however many bytes were before them");
+    }
+
+    /// With all entries durable, and those up to `commit` committed.
+    fn restarted(mut log: Log, commit: Index) -> Log {
+        log.note_write(WriteId(1));
+        log.confirm_writes(WriteId(1));
+        log.commit_to(commit);
+        log
+    }
+
+    fn hash(log: &Log) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        log.hash(&mut hasher);
+        hasher.finish()
     }
 
     #[test]

@@ -332,9 +332,10 @@ impl MembershipStack {
         Self { entries: vec![(index, membership)] }
     }
 
-    /// Forgets the memberships that are superseded at `index`.
+    /// Forgets the memberships that are superseded at `index`, which is not before the log, and where the log now begins.
     pub fn compact(&mut self, index: Index) {
         self.entries.drain(..self.position_at(index));
+        self.entries[0].0 = index;
     }
 
     /// The membership in force at `commit`, which can't be rolled back.

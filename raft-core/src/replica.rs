@@ -308,7 +308,7 @@ impl Replica {
         let first = EntryId::new(self.log.last().index.next(), self.term());
         self.unwritten.append_from(Some(first.index));
         let entry = |(index, payload)| Entry { id: EntryId::new(Index(index), first.term), payload };
-        self.log.append((first.index.0..).zip(payloads).map(entry).collect());
+        self.log.append_own((first.index.0..).zip(payloads).map(entry));
         first
     }
 
@@ -488,14 +488,13 @@ impl Replica {
             self.hard_state_write = Some(id);
         }
         self.log.note_write(id);
-        let last = self.log.last().index;
         Some(Persist {
             id,
             hard_state: unwritten.hard_state.then_some(self.hard_state),
             truncate_from: unwritten.truncate_from,
             compact: unwritten.compact,
             install: unwritten.install,
-            entries: unwritten.append_from.map(|from| self.log.range(from, last)).unwrap_or_default(),
+            entries: unwritten.append_from.map(|from| self.log.entries_from(from)).unwrap_or_default(),
         })
     }
 

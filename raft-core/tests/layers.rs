@@ -18,7 +18,7 @@ const LAYERS: &[&[&str]] = &[
     &["effect", "input"],
     &["port", "status"],
     // This node, whatever its role.
-    &["terms", "timer"],
+    &["recent", "terms", "timer"],
     &["log"],
     &["replica"],
     // The parts of the leader, the roles, and who chooses between them.
