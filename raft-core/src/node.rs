@@ -49,8 +49,24 @@ impl Node {
     /// Takes one input and returns what the caller must now do, in order. Any input is allowed at any time; what makes no sense is
     /// refused by an effect. After [`Effect::Halt`] nothing is done any more.
     pub fn step(&mut self, input: Input) -> Vec<Effect> {
+        self.step_all([input])
+    }
+
+    /// Takes inputs that have arrived together, in order, and returns what the caller must now do for all of them: one write, and as few messages as carry
+    /// the entries. A driver that lets inputs gather while it works does less work for each, and is correct with any number at a time.
+    pub fn step_all(&mut self, inputs: impl IntoIterator<Item = Input>) -> Vec<Effect> {
+        inputs.into_iter().for_each(|input| self.take(input));
+        if let Role::Leader(leader) = &mut self.role
+            && !self.replica.is_halted()
+        {
+            leader.replicate(&mut self.replica);
+        }
+        self.replica.take_effects()
+    }
+
+    fn take(&mut self, input: Input) {
         if self.replica.is_halted() {
-            return Vec::new();
+            return;
         }
         match input {
             Input::Tick => self.tick(),
@@ -82,7 +98,6 @@ impl Node {
             Input::SnapshotProgress { to } => self.tell_leader(|leader, _| leader.snapshot_progress(to)),
             Input::SnapshotSent { to, arrived } => self.tell_leader(|leader, _| leader.snapshot_sent(to, arrived)),
         }
-        self.replica.take_effects()
     }
 
     /// What this node is at this moment, for people and metrics.

@@ -384,6 +384,7 @@ impl Replica {
     /// Takes a snapshot from the leader in place of the log. It is beyond what is committed here.
     pub fn install(&mut self, snapshot: Snapshot) {
         self.unwritten.truncate_from(self.log.install(&snapshot));
+        self.unwritten.append_from = None;
         self.unwritten.install = Some(snapshot.clone());
         self.snapshot_index = snapshot.last.index;
         self.installing = Some(snapshot);

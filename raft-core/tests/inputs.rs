@@ -8,6 +8,7 @@ mod random;
 mod store;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::mem;
 
 use bytes::Bytes;
 use proptest::prelude::*;
@@ -62,13 +63,14 @@ impl Subject {
         self.halted = false;
     }
 
-    /// Takes one input, and checks what can be seen from outside.
-    fn step(&mut self, input: Input) -> Vec<Effect> {
-        if input == Input::Persisted(self.last_write) {
+    /// Takes inputs, and checks what can be seen from outside.
+    fn step(&mut self, inputs: Vec<Input>) -> Vec<Effect> {
+        let count = inputs.len();
+        if inputs.contains(&Input::Persisted(self.last_write)) {
             self.disk.make_durable(self.last_write);
         }
         let before = self.node.status();
-        let effects = self.node.step(input);
+        let effects = self.node.step_all(inputs);
         let after = self.node.status();
         assert!(effects.is_empty() || !self.halted, "a halted node does nothing");
         for effect in &effects {
@@ -85,7 +87,7 @@ impl Subject {
         assert_eq!(after.term, self.disk.written().hard_state.term, "all is written");
         let entries = self.disk.written().entries.len();
         let most = 10 + (after.followers.len() + after.membership.members.len()) * (entries + 5);
-        assert!(effects.len() <= most, "{} effects of one step", effects.len());
+        assert!(effects.len() <= most * count, "{} effects of {count} inputs", effects.len());
         effects
     }
 
@@ -429,13 +431,15 @@ impl Seen {
     }
 }
 
-/// Runs a node through one input for each seed.
+/// Runs a node through one input for each seed, some of which come together.
 fn run(start: u64, seeds: impl IntoIterator<Item = u64>, seen: &mut Seen) {
     let mut subject = Subject::draw(&mut Random::new(start));
+    let mut inputs = Vec::new();
     for seed in seeds {
         if seed % 100 == 0 {
             seen.halts += usize::from(subject.halted);
             subject.restart(&mut Random::new(seed));
+            inputs.clear();
         }
         let status = subject.node.status();
         seen.roles.insert(status.role);
@@ -443,7 +447,11 @@ fn run(start: u64, seeds: impl IntoIterator<Item = u64>, seen: &mut Seen) {
         let last_write = subject.last_write;
         let answers = &mut subject.answers;
         let input = Draw { random: &mut Random::new(seed), status, log: &log, last_write, answers }.input();
-        let effects = subject.step(input);
+        inputs.push(input);
+        if seed % 4 == 3 {
+            continue;
+        }
+        let effects = subject.step(mem::take(&mut inputs));
         effects.iter().for_each(|effect| seen.note(effect));
     }
     seen.halts += usize::from(subject.halted);

@@ -61,7 +61,7 @@ impl Leader {
         replica.forget_undecided_elections();
         let followers = Followers::new(replica);
         let noop_index = replica.append(Payload::Noop).index;
-        let mut leader = Self {
+        Self {
             followers,
             reads: Reads::new(replica.config().lease),
             handover: Handover::default(),
@@ -71,9 +71,7 @@ impl Leader {
             disk_check: Timer::new(replica.config().election_timeout_ticks.saturating_mul(DISK_PATIENCE)),
             checked_write: None,
             noop_index,
-        };
-        leader.replicate(replica);
-        leader
+        }
     }
 
     /// What it knows of each follower.
@@ -106,7 +104,6 @@ impl Leader {
         }
         self.handover.tick(replica);
         self.advance_handover(replica);
-        self.replicate(replica);
         Leadership::Held
     }
 
@@ -117,7 +114,7 @@ impl Leader {
         write.is_some() && mem::replace(&mut self.checked_write, write) == write
     }
 
-    /// Appends commands to the log and sends them on.
+    /// Appends commands to the log.
     pub fn propose(&mut self, replica: &mut Replica, id: RequestId, commands: Vec<Bytes>) {
         if commands.is_empty() {
             return refuse(replica, id, Refusal::Empty);
@@ -131,7 +128,6 @@ impl Leader {
         let count = commands.len() as u64;
         let first = replica.append_commands(commands);
         replica.order(Effect::Appended { id, first, count });
-        self.replicate(replica);
     }
 
     /// Answers a read once a majority has confirmed that this node still leads (§8, thesis §6.4), or at once under a lease (thesis §6.4.1).
@@ -236,7 +232,6 @@ impl Leader {
         self.followers.use_membership(replica, self.reads.round());
         self.changes.use_membership(replica);
         self.advance_commit(replica);
-        self.replicate(replica);
         self.confirm_reads(replica);
         entry
     }
@@ -249,7 +244,8 @@ impl Leader {
         if !self.changes.is_removed(replica) {
             return Leadership::Held;
         }
-        // All learn that they can do without this node, and one that can lead at once does.
+        // All get what there is, and learn that they can do without this node; and one that can lead at once does.
+        self.replicate(replica);
         self.followers.send_heartbeats(replica, self.reads.round());
         if let Some(successor) = self.heir(replica) {
             replica.send(successor, Message::TimeoutNow);
@@ -302,7 +298,6 @@ impl Leader {
             AppendResult::Rejected { prev, hint } => self.followers.rejected(replica.log(), from, prev, hint),
         }
         self.confirm_reads(replica);
-        self.replicate(replica);
     }
 
     /// Whether a reply can answer something that this leader has sent.
@@ -321,7 +316,6 @@ impl Leader {
     /// Sends on entries that were read back.
     pub fn loaded(&mut self, replica: &mut Replica, from: Index, entries: Option<&Entries>) {
         self.followers.loaded(replica, from, entries, self.reads.round());
-        self.replicate(replica);
     }
 
     /// The entry after which nothing may be compacted.
@@ -351,16 +345,17 @@ impl Leader {
         self.tend_membership(replica)
     }
 
+    /// Sends each follower what it lacks. Done once, after all that has arrived was taken in, so that what came together goes together.
+    pub fn replicate(&mut self, replica: &mut Replica) {
+        self.followers.replicate(replica, self.reads.round());
+    }
+
     /// Gives up what only a leader can finish.
     pub fn resign(&mut self, replica: &mut Replica) {
         for id in self.reads.take_all() {
             replica.order(Effect::Refuse { id, reason: Refusal::LeadershipLost, leader: None });
         }
         self.handover.conclude(replica);
-    }
-
-    fn replicate(&mut self, replica: &mut Replica) {
-        self.followers.replicate(replica, self.reads.round());
     }
 
     /// Commits what a majority has made durable, if that is an entry of this term; all before it is then committed, too (§5.4.2).

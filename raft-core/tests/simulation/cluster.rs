@@ -303,11 +303,18 @@ impl Cluster {
         Config { id, seed: self.random.next(), ..self.scenario.config.clone() }
     }
 
+    /// A node takes in what has come, with what else waits for it; or lets it wait, till the next tick at the latest.
     fn step(&mut self, id: NodeId, input: Input) {
+        let waits = input != Input::Tick && !self.calm && self.random.percent(self.scenario.gathered);
         let machine = self.machines.get_mut(&id).expect("all nodes have machines");
         let Some(node) = &mut machine.node else { return };
-        let line = (self.recording != Recording::Off).then(|| format!("{:>6} {id} ← {input:?}", self.now));
-        let effects = node.step(input);
+        machine.waiting.push(input);
+        if waits {
+            return;
+        }
+        let inputs = mem::take(&mut machine.waiting);
+        let line = (self.recording != Recording::Off).then(|| format!("{:>6} {id} ← {inputs:?}", self.now));
+        let effects = node.step_all(inputs);
         let before = mem::replace(&mut machine.status, node.status());
         for effect in &effects {
             if let Effect::Persist(write) = effect {

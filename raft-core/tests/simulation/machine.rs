@@ -1,6 +1,7 @@
 //! One machine of the cluster: its disk, its state machine, and the node that runs while there is power.
 
 use raft_core::config::Config;
+use raft_core::input::Input;
 use raft_core::node::Node;
 use raft_core::port::Stored;
 use raft_core::status::Status;
@@ -17,6 +18,8 @@ pub struct Machine {
     pub disk: Disk<Image>,
     /// Nothing while there is no power.
     pub node: Option<Node>,
+    /// What has come for the node, and waits to be taken in together with what comes next.
+    pub waiting: Vec<Input>,
     /// The node after its last step.
     pub status: Status,
     /// Counts the starts: what belongs to an earlier life of the node never reaches a later one.
@@ -41,6 +44,7 @@ impl Machine {
             disk: Disk::new(Image::new(stored)),
             status: node.status(),
             node: Some(node),
+            waiting: Vec::new(),
             life: 1,
             applied: Vec::new(),
             applied_durably: 0,
@@ -84,6 +88,7 @@ impl Machine {
     /// The power goes: the node is gone, with the writes and the state that were not durable yet. Each write under way may have made it.
     pub fn lose_power(&mut self, random: &mut Random) {
         self.node = None;
+        self.waiting.clear();
         self.disk.lose_power(random.below(self.disk.underway() + 1));
         self.applied_durably += random.below(self.applied.len() - self.applied_durably + 1);
         self.applied.truncate(self.applied_durably);

@@ -22,6 +22,8 @@ pub struct Scenario {
     pub network: NetworkFaults,
     /// How long a write takes to become durable.
     pub write_time: Range<u64>,
+    /// How many inputs in a hundred wait for the next, to be taken in with it.
+    pub gathered: u64,
     /// The time between two crashes, partitions or pauses, and how long each lasts.
     pub fault_pause: Range<u64>,
     pub fault_time: Range<u64>,
@@ -92,6 +94,7 @@ impl Scenario {
             storm: mood.storm(random),
             network: mood.network(random),
             write_time: mood.write_time(),
+            gathered: random.pick(&[0, 20, 70]),
             fault_pause: mood.fault_pause(random),
             fault_time: mood.fault_time(random),
             faults: mood.faults(),
@@ -110,6 +113,7 @@ impl Scenario {
             storm: 0,
             network: NetworkFaults { delay: 5..50, lost: 0, repeated: 0, late: 0, late_delay: 1..2 },
             write_time: 1..20,
+            gathered: 0,
             fault_pause: TICK..2 * TICK,
             fault_time: TICK..2 * TICK,
             faults: Vec::new(),
