@@ -54,7 +54,7 @@ impl DataDir {
         if is_new {
             sync_folder(&folder).map_err(unwritable)?;
         }
-        let identity = log.identity()?;
+        let identity = log.identity();
         if identity.node != id {
             return Err(Error::OtherNode { path: folder, stored: identity.node, given: id });
         }
@@ -170,7 +170,7 @@ impl DataDir {
     }
 
     /// A state is never ahead of its own log, so if it is, the log has lost its end, and with it promises.
-    fn refuse_state_ahead(&self, path: &Path, applied: EntryId) -> Result<(), Error> {
+    fn refuse_state_ahead(&mut self, path: &Path, applied: EntryId) -> Result<(), Error> {
         if applied == EntryId::ZERO || self.log.term_at(applied.index)? == Some(applied.term) {
             return Ok(());
         }

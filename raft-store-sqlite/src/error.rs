@@ -70,7 +70,8 @@ pub enum Error {
     /// A state file without the log that it came from, or with a log that lost its end.
     #[error(
         "the state in {} has applied entry {applied}, which its log does not hold (it ends at {last}): \
-         part of the log was lost; keep the folder, and leave the node off: it may have forgotten what it promised, and the others go on without it",
+         part of the log was lost, and with it what this node has promised, so it does not start; the others go on without it. Move the \
+         folder away, start the node with its old flags, and then give its place to the new disk: raftkv-cli member replace ID",
         path.display()
     )]
     StateAhead {
@@ -169,8 +170,9 @@ pub enum Error {
     },
     /// An entry is damaged.
     #[error(
-        "entry {index} of the log is damaged ({what}): the disk may be failing; \
-         keep the folder, and leave the node off: it may have forgotten what it promised, and the others go on without it"
+        "entry {index} of the log is damaged ({what}): the disk may be failing, and what this node has promised may be lost, so it does \
+         not start; the others go on without it. Move the folder away, start the node with its old flags, and then give its place to \
+         the new disk: raftkv-cli member replace ID"
     )]
     Damaged {
         /// Which entry.
@@ -180,8 +182,9 @@ pub enum Error {
     },
     /// Something besides the entries is damaged.
     #[error(
-        "{} is damaged ({what}): the disk may be failing; \
-         keep the folder, and leave the node off: it may have forgotten what it promised, and the others go on without it",
+        "{} is damaged ({what}): the disk may be failing, and what this node has promised may be lost, so it does not start; the others \
+         go on without it. Move the folder away, start the node with its old flags, and then give its place to the new disk: \
+         raftkv-cli member replace ID",
         path.display()
     )]
     DamagedFile {

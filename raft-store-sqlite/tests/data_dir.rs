@@ -146,7 +146,7 @@ fn a_log_that_another_program_has_open_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     begin(folder.path());
     let other = Connection::open(log_path(folder.path(), NodeId(1))).unwrap();
-    other.query_row("SELECT count(*) FROM entries", [], |_| Ok(())).unwrap();
+    other.query_row("SELECT count(*) FROM batches", [], |_| Ok(())).unwrap();
     let error = refusal(folder.path(), 1);
     assert!(matches!(&error, Error::InUse { .. }), "{error}");
     assert!(error.to_string().contains("raft_log_1.db is in use by another process"), "{error}");
@@ -154,7 +154,7 @@ fn a_log_that_another_program_has_open_is_refused() {
 
 #[test]
 fn a_newer_format_is_refused() {
-    for (path, newest) in [(log_path as fn(&Path, NodeId) -> _, 2), (state_path, 2)] {
+    for (path, newest) in [(log_path as fn(&Path, NodeId) -> _, 3), (state_path, 2)] {
         let folder = tempfile::tempdir().unwrap();
         begin(folder.path());
         drop(open(folder.path()).unwrap());

@@ -1,4 +1,4 @@
-//! The log keeps what it was told to, in one step or not at all, and notices damage.
+//! The log keeps what it was told to, in one step or not at all.
 
 mod common;
 
@@ -108,77 +108,6 @@ fn a_gap_is_a_broken_invariant_and_writes_nothing_of_its_batch() {
     assert_eq!(stored, Stored { entries: vec![blob(1, 1, "one")], ..Stored::default() });
 }
 
-/// Changes the closed log behind its back, and says what loading it gives.
-fn load_after(sql: &str) -> Error {
-    let folder = tempfile::tempdir().unwrap();
-    let mut log = new_log(folder.path());
-    let hard_state = Some(HardState { term: Term(2), vote: None });
-    log.write(&[Persist { hard_state, ..append(three()) }]).unwrap();
-    drop(log);
-    let path = log_path(folder.path(), NodeId(1));
-    assert!(Connection::open(path).unwrap().execute(sql, []).unwrap() > 0, "{sql}");
-    let mut log = open(folder.path()).unwrap().log;
-    let error = log.load().unwrap_err();
-    assert!(matches!(log.write(&[]), Err(Error::Poisoned { .. })), "a damaged log is not written to any more");
-    error
-}
-
-#[test]
-fn damage_to_an_entry_is_found_and_its_index_named() {
-    for sql in [
-        "UPDATE entries SET payload = CAST('twO' AS BLOB) WHERE idx = 2",
-        "UPDATE entries SET term = 3 WHERE idx = 2",
-        "UPDATE entries SET kind = 0 WHERE idx = 2",
-        "UPDATE entries SET checksum = checksum + 1 WHERE idx = 2",
-        "DELETE FROM entries WHERE idx = 2",
-        "DELETE FROM entries WHERE idx <= 2",
-    ] {
-        let error = load_after(sql);
-        assert!(matches!(&error, Error::Damaged { index: Index(2), .. }), "{sql}: {error}");
-    }
-}
-
-#[test]
-fn a_flipped_bit_is_found_wherever_it_is() {
-    let folder = tempfile::tempdir().unwrap();
-    let mut log = new_log(folder.path());
-    log.write(&[append(three())]).unwrap();
-    drop(log);
-    for position in 0..5 {
-        for bit in 0..8 {
-            let mut payload = *b"three";
-            payload[position] ^= 1 << bit;
-            let connection = Connection::open(log_path(folder.path(), NodeId(1))).unwrap();
-            connection.execute("UPDATE entries SET payload = ?1 WHERE idx = 3", [payload]).unwrap();
-            drop(connection);
-            let error = open(folder.path()).unwrap().log.load().unwrap_err();
-            assert!(matches!(error, Error::Damaged { index: Index(3), .. }), "byte {position}, bit {bit}: {error}");
-        }
-    }
-}
-
-#[test]
-fn damage_to_the_hard_state_is_found() {
-    for sql in ["UPDATE hard_state SET term = 1", "UPDATE hard_state SET vote = 2"] {
-        let error = load_after(sql);
-        assert!(matches!(error, Error::DamagedFile { .. }), "{sql}: {error}");
-    }
-}
-
-#[test]
-fn an_entry_of_an_unknown_kind_is_never_skipped() {
-    let folder = tempfile::tempdir().unwrap();
-    let mut log = new_log(folder.path());
-    log.write(&[append(three())]).unwrap();
-    drop(log);
-    let sum = crc32c::crc32c(&[2u64.to_le_bytes().as_slice(), &1u64.to_le_bytes(), &[9], b"two"].concat());
-    let connection = Connection::open(log_path(folder.path(), NodeId(1))).unwrap();
-    connection.execute("UPDATE entries SET kind = 9, checksum = ?1 WHERE idx = 2", [sum]).unwrap();
-    drop(connection);
-    let error = open(folder.path()).unwrap().log.load().unwrap_err();
-    assert!(error.to_string().contains("2@1 is of the unknown kind 9"), "{error}");
-}
-
 /// Copies the files of a running log, as a crash would leave them, with the write-ahead log cut at `bytes`.
 fn crash_image(folder: &Path, bytes: u64) -> tempfile::TempDir {
     let image = tempfile::tempdir().unwrap();
@@ -271,37 +200,6 @@ fn an_installed_snapshot_may_be_beyond_the_end() {
     assert_eq!(open_log(folder.path(), last).load().unwrap(), expected);
 }
 
-#[test]
-fn damage_to_the_snapshot_that_a_log_begins_after_is_found() {
-    for sql in ["idx = idx + 1", "term = term + 1", "must_install = 1", "membership = x'02'"] {
-        let folder = tempfile::tempdir().unwrap();
-        let mut log = new_log(folder.path());
-        log.write(&[append(three()), compact(blob(2, 1, ""))]).unwrap();
-        drop(log);
-        let connection = Connection::open(log_path(folder.path(), NodeId(1))).unwrap();
-        connection.execute(&format!("UPDATE snapshot SET {sql}"), []).unwrap();
-        drop(connection);
-        let error = open(folder.path()).err().expect(sql);
-        assert!(matches!(&error, Error::DamagedFile { .. }), "{sql}: {error}");
-    }
-}
-
-#[test]
-fn a_log_of_the_first_format_is_brought_up_to_date() {
-    let folder = tempfile::tempdir().unwrap();
-    let mut log = new_log(folder.path());
-    let entries = vec![entry(1, Payload::Membership(membership().into())), blob(2, 2, "two")];
-    log.write(&[append(entries)]).unwrap();
-    let (whole, told) = (log.load().unwrap(), told_without(&mut log));
-    drop(log);
-    let connection = Connection::open(log_path(folder.path(), NodeId(1))).unwrap();
-    connection.execute_batch("DROP TABLE snapshot; DROP INDEX memberships; PRAGMA user_version = 1").unwrap();
-    drop(connection);
-    let mut log = open(folder.path()).unwrap().log;
-    assert_eq!(log.load().unwrap(), whole);
-    assert_eq!(told_without(&mut log), told);
-}
-
 /// What a log tells when it may hand over nothing.
 fn told_without(log: &mut SqliteLog) -> OlderEntries {
     log.load_at_most(0);
@@ -338,31 +236,6 @@ fn terms_and_memberships_roll_back_with_their_entries() {
     entries.truncate(2);
     entries.push(blob(3, 4, "other"));
     assert_eq!(told_without(&mut log), older_of(&entries));
-}
-
-#[test]
-fn damage_among_the_entries_that_are_not_handed_over_is_found_where_they_are_looked_at() {
-    for (sql, damaged) in [
-        ("UPDATE entries SET payload = x'00' WHERE idx = 1", 1),
-        ("UPDATE entries SET term = 9 WHERE idx = 1", 1),
-        ("UPDATE entries SET payload = x'00' WHERE kind = 2", 2),
-        ("DELETE FROM entries WHERE idx = 1", 1),
-    ] {
-        let folder = tempfile::tempdir().unwrap();
-        let mut log = new_log(folder.path());
-        log.write(&[append(vec![
-            blob(1, 1, "one"),
-            entry(2, Payload::Membership(membership().into())),
-            blob(3, 1, "three"),
-        ])])
-        .unwrap();
-        drop(log);
-        Connection::open(log_path(folder.path(), NodeId(1))).unwrap().execute_batch(sql).unwrap();
-        let mut log = open(folder.path()).unwrap().log;
-        log.load_at_most(blob(3, 1, "three").size_bytes());
-        let error = log.load().unwrap_err();
-        assert!(matches!(&error, Error::Damaged { index: Index(index), .. } if *index == damaged), "{sql}: {error}");
-    }
 }
 
 fn pages(folder: &Path) -> u64 {
