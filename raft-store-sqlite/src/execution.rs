@@ -10,7 +10,7 @@ use rusqlite::{Batch, CachedStatement, Connection, Row, StatementStatus, ToSql, 
 
 use crate::answer::{KeyValue, StatementResult};
 use crate::limits;
-use crate::rules::READ_ONLY_KV;
+use crate::rules::{NO_OTHER_DATABASE, NO_TIME_ZONE, READ_ONLY_KV};
 use crate::sandbox::Fence;
 use crate::step::{Argument, Parameter, Statement, Value};
 
@@ -355,14 +355,21 @@ pub(crate) fn message(error: &rusqlite::Error) -> String {
 pub(crate) fn explain(failure: Failure, fence: &Fence<'_>) -> Failure {
     match (failure, fence.refusal()) {
         (Failure::Statement(_), Some(reason)) => Failure::Refused(reason),
-        // SQLite finds this before it asks whether it is allowed.
-        (Failure::Statement(message), None) if message == "cannot modify kv because it is a view" => {
-            Failure::Refused(READ_ONLY_KV.into())
-        }
-        (Failure::Statement(message), None) if message == "local time unavailable" => Failure::Refused(
-            "the modifiers 'localtime' and 'utc' are not allowed: nodes may be in different time zones".into(),
-        ),
+        (Failure::Statement(message), None) => match refusal(&message) {
+            Some(reason) => Failure::Refused(reason.into()),
+            None => Failure::Statement(message),
+        },
         (failure, _) => failure,
+    }
+}
+
+/// What SQLite itself finds before it asks whether it is allowed.
+fn refusal(message: &str) -> Option<&'static str> {
+    match message {
+        "cannot modify kv because it is a view" => Some(READ_ONLY_KV),
+        "cannot VACUUM from within a transaction" => Some(NO_OTHER_DATABASE),
+        "local time unavailable" => Some(NO_TIME_ZONE),
+        _ => None,
     }
 }
 

@@ -17,6 +17,7 @@ use crate::kv::lease::{self, Lease};
 use crate::moment::{Moment, now_ms, random_seed};
 use crate::position::Position;
 use crate::program::{Failure, Run};
+use crate::rules::NO_OTHER_DATABASE;
 use crate::sandbox::Fence;
 use crate::schema::run;
 use crate::state_file::{ReadConnection, StateFile};
@@ -350,6 +351,10 @@ impl Sorted {
         if let Err(SqlFailure::Statement(message)) = execution::places(compiled, &text.parameters) {
             return Err(Error::Statement(message));
         }
+        // Only when it runs is the fence asked about the other database that it makes.
+        if !compiled.readonly() && compiled.expanded_sql().is_some_and(|sql| first_word(&sql) == "VACUUM") {
+            return Err(Error::Refused(NO_OTHER_DATABASE.into()));
+        }
         // What only seems to read, like BEGIN or ATTACH, the fence has refused.
         let explains = compiled.is_explain() != 0;
         self.writes |= !compiled.readonly() && !explains;
@@ -362,7 +367,7 @@ impl Sorted {
         match failure {
             SqlFailure::Refused(reason) => return Err(Error::Refused(reason)),
             SqlFailure::Sqlite(source) => return Err(Error::Sqlite { doing: "checking SQL", source }),
-            SqlFailure::Statement(message) if is_syntax_error(&message) => return Err(Error::Statement(message)),
+            SqlFailure::Statement(message) if is_hopeless(&message) => return Err(Error::Statement(message)),
             SqlFailure::Statement(_) => {}
         }
         // A lone SELECT reads, whatever it reads from.
@@ -373,9 +378,19 @@ impl Sorted {
     }
 }
 
-/// Whether a statement is wrong whatever tables there are.
-fn is_syntax_error(message: &str) -> bool {
-    message.ends_with(": syntax error") || message == "incomplete input" || message.starts_with("unrecognized token:")
+/// Whether a statement fails whatever tables there are.
+fn is_hopeless(message: &str) -> bool {
+    const BEGINNINGS: [&str; 8] = [
+        "unrecognized token:",
+        "incomplete input",
+        "Recursion limit",
+        "Expression tree is too large",
+        "variable number must be between",
+        "too many SQL variables",
+        "too many terms in ",
+        "no such function:",
+    ];
+    message.ends_with(": syntax error") || BEGINNINGS.iter().any(|beginning| message.starts_with(beginning))
 }
 
 fn must_read(compiled: &rusqlite::Statement<'_>) -> Result<(), SqlFailure> {

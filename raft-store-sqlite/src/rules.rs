@@ -50,9 +50,7 @@ pub(crate) fn verdict(context: &AuthContext<'_>) -> Verdict {
             "BEGIN, COMMIT, ROLLBACK, SAVEPOINT and RELEASE are not allowed: \
              all statements of a command are one transaction already",
         ),
-        AuthAction::Attach { .. } | AuthAction::Detach { .. } => {
-            refuse("ATTACH, DETACH and VACUUM are not allowed: SQL reaches the replicated database alone")
-        }
+        AuthAction::Attach { .. } | AuthAction::Detach { .. } => refuse(NO_OTHER_DATABASE),
         AuthAction::CreateTempIndex { .. }
         | AuthAction::CreateTempTable { .. }
         | AuthAction::CreateTempTrigger { .. }
@@ -70,6 +68,14 @@ pub(crate) fn verdict(context: &AuthContext<'_>) -> Verdict {
         _ => refuse("this kind of statement is not allowed in replicated SQL"),
     }
 }
+
+/// Why there is but one database.
+pub(crate) const NO_OTHER_DATABASE: &str =
+    "ATTACH, DETACH and VACUUM are not allowed: SQL reaches the replicated database alone";
+
+/// Why local time can't be had.
+pub(crate) const NO_TIME_ZONE: &str =
+    "the modifiers 'localtime' and 'utc' are not allowed: nodes may be in different time zones";
 
 /// Why kv can't be written.
 pub(crate) const READ_ONLY_KV: &str = "kv can only be read by SQL: change it with put and delete";
