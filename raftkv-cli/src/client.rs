@@ -114,8 +114,12 @@ impl Client {
 
     /// Reads `key`.
     pub async fn get(&self, key: impl Into<Bytes>) -> Result<GetReply, Error> {
-        let consistency = Some(self.consistency.into());
-        self.call(GetRequest { key: key.into(), consistency, revision: 0 }).await
+        self.get_at(0, key).await
+    }
+
+    /// Reads `key` as it was at a revision; 0 stands for now.
+    pub async fn get_at(&self, revision: u64, key: impl Into<Bytes>) -> Result<GetReply, Error> {
+        self.call(GetRequest { key: key.into(), consistency: Some(self.consistency.into()), revision }).await
     }
 
     /// Reads keys.

@@ -12,6 +12,10 @@ pub(crate) enum Failure {
     Client(Error),
     /// What was asked for does not exist. Says what.
     NotFound(String),
+    /// A condition did not hold, and nothing was changed. Says which.
+    Condition(String),
+    /// What was typed or read can't be understood. Says why.
+    Usage(String),
     /// Reading the input or writing the output failed.
     Io(io::Error),
     /// Ctrl-C.
@@ -49,6 +53,8 @@ impl Failure {
         match self {
             Self::Client(error) => (error.code(), error.to_string(), error.hint()),
             Self::NotFound(message) => ("not_found", message.clone(), None),
+            Self::Condition(message) => ("condition", message.clone(), None),
+            Self::Usage(message) => ("usage", message.clone(), None),
             Self::Io(error) => ("io", error.to_string(), None),
             Self::Interrupted => (
                 "interrupted",
@@ -60,8 +66,9 @@ impl Failure {
 
     fn exit_code(&self) -> u8 {
         match self {
-            Self::Client(Error::Config(_) | Error::OtherCluster { .. }) => 2,
-            Self::NotFound(_) => 3,
+            Self::Client(Error::Config(_) | Error::OtherCluster { .. }) | Self::Usage(_) => 2,
+            Self::NotFound(_) | Self::Client(Error::NoSuchLease(_)) => 3,
+            Self::Condition(_) | Self::Client(Error::Unexpected(_)) => 4,
             Self::Client(Error::Unavailable { .. } | Error::Busy { .. } | Error::SessionExpired { .. }) => 5,
             Self::Client(Error::OutcomeUnknown { .. }) => 6,
             Self::Client(Error::Denied(_)) => 7,

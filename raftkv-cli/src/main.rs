@@ -3,12 +3,13 @@
 mod commands;
 mod failure;
 mod output;
+mod script;
 
 use clap::{Arg, CommandFactory, FromArgMatches, Parser};
 use commands::Command;
 use failure::Failure;
 use output::{Format, Output};
-use raftkv_cli::Client;
+use raftkv_cli::{Client, Consistency};
 use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -28,9 +29,8 @@ struct Arguments {
     command: Command,
 }
 
-const EXIT_CODES: &str =
-    "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found, 5 unavailable and certainly not applied,
-6 outcome unknown (it may have been applied), 7 not let in, 130 interrupted.";
+const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 condition failed,
+5 unavailable and certainly not applied, 6 outcome unknown (it may have been applied), 7 not let in, 130 interrupted.";
 
 #[derive(clap::Args)]
 #[command(next_help_heading = "Global options")]
@@ -47,6 +47,10 @@ struct Global {
     /// How long to keep trying, like 5s or 500ms.
     #[arg(long, env = "RAFTKV_TIMEOUT", global = true, value_parser = humantime::parse_duration, default_value = "5s")]
     timeout: Duration,
+
+    /// How fresh reads must be: `linearizable`, `lease`, `stale`, or `stale:5s` for no older than that.
+    #[arg(long, env = "RAFTKV_CONSISTENCY", global = true, value_parser = consistency, default_value = "linearizable")]
+    consistency: Consistency,
 
     /// Tell on stderr which nodes are asked, and what they say.
     #[arg(short, long, global = true)]
@@ -71,8 +75,22 @@ fn ignore_empty_variable(argument: Arg) -> Arg {
     if is_empty { argument.env(None) } else { argument }
 }
 
+fn consistency(text: &str) -> Result<Consistency, String> {
+    match text.split_once(':') {
+        None if text == "linearizable" => Ok(Consistency::Linearizable),
+        None if text == "lease" => Ok(Consistency::Lease),
+        None if text == "stale" => Ok(Consistency::Stale { max_age: None }),
+        Some(("stale", age)) => {
+            let max_age = humantime::parse_duration(age).map_err(|error| error.to_string())?;
+            Ok(Consistency::Stale { max_age: Some(max_age) })
+        }
+        _ => Err("it is one of linearizable, lease, stale, stale:AGE".to_owned()),
+    }
+}
+
 fn run(global: &Global, command: Command, output: Output) -> Result<(), Failure> {
     let client = Client::builder().endpoints(&global.endpoints).timeout(global.timeout).build()?;
+    let client = client.with_consistency(global.consistency);
     let runtime = Runtime::new()?;
     let result = runtime.block_on(async {
         tokio::select! {

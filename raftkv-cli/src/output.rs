@@ -4,6 +4,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use clap::ValueEnum;
 use comfy_table::{ContentArrangement, Table, presets};
+use raftkv_cli::reply::KeyValue;
 use serde_json::{Map, Value as Json, json};
 use std::io::{self, ErrorKind, IsTerminal, Write};
 
@@ -79,6 +80,21 @@ pub(crate) fn text_or_base64(name: &str, bytes: &[u8]) -> (String, Json) {
         Ok(text) => (name.to_owned(), json!(text)),
         Err(_) => (format!("{name}_b64"), json!(BASE64.encode(bytes))),
     }
+}
+
+/// A key as a JSON object.
+pub(crate) fn entry_json(entry: &KeyValue) -> Json {
+    let mut json = object([
+        text_or_base64("key", &entry.key),
+        text_or_base64("value", &entry.value),
+        ("create_revision".to_owned(), json!(entry.create_revision)),
+        ("mod_revision".to_owned(), json!(entry.mod_revision)),
+        ("version".to_owned(), json!(entry.version)),
+    ]);
+    if entry.lease != 0 {
+        json["lease"] = json!(entry.lease);
+    }
+    json
 }
 
 /// A table for people, as wide as the terminal at most.

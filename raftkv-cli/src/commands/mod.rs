@@ -1,13 +1,17 @@
 //! The commands, a file each.
 
+mod cas;
+mod compact;
 mod delete;
 mod get;
+mod lease;
 mod member;
 mod put;
 mod sql;
 mod status;
 mod submit;
 mod transfer_leader;
+mod txn;
 mod version;
 
 use crate::failure::Failure;
@@ -22,6 +26,10 @@ pub(crate) enum Command {
     Get(get::Get),
     #[command(alias = "delete")]
     Del(delete::Delete),
+    Cas(cas::Cas),
+    Txn(txn::Txn),
+    Lease(lease::Lease),
+    Compact(compact::Compact),
     Sql(sql::Sql),
     Submit(submit::Submit),
     Status(status::Status),
@@ -36,6 +44,10 @@ impl Command {
             Self::Put(put) => put.run(client, output).await,
             Self::Get(get) => get.run(client, output).await,
             Self::Del(delete) => delete.run(client, output).await,
+            Self::Cas(cas) => cas.run(client, output).await,
+            Self::Txn(txn) => txn.run(client, output).await,
+            Self::Lease(lease) => lease.run(client, output).await,
+            Self::Compact(compact) => compact.run(client, output).await,
             Self::Sql(sql) => sql.run(client, output).await,
             Self::Submit(submit) => submit.run(client, output).await,
             Self::Status(status) => status.run(client, output).await,

@@ -1,6 +1,7 @@
+use super::cas::swap_if;
 use crate::failure::Failure;
 use crate::output::{Output, escape, object, text_or_base64};
-use raftkv_cli::{Client, MAX_REQUEST_BYTES};
+use raftkv_cli::{Client, Compare, MAX_REQUEST_BYTES, Program, Relation};
 use serde_json::json;
 use std::ffi::OsString;
 use std::io::{self, Read};
@@ -15,13 +16,33 @@ pub(crate) struct Put {
     /// The value; `-` reads it from stdin, every byte of it
     #[arg(allow_negative_numbers = true)]
     value: OsString,
+
+    /// The lease with which the key goes
+    #[arg(long, value_name = "LEASE", default_value_t = 0, hide_default_value = true)]
+    lease: u64,
+
+    /// Only if there is no such key; otherwise exit code 4
+    #[arg(long, conflicts_with = "if_revision")]
+    if_absent: bool,
+
+    /// Only if the key was last changed at this revision; otherwise exit code 4
+    #[arg(long, value_name = "REVISION")]
+    if_revision: Option<u64>,
 }
 
 impl Put {
     pub(crate) async fn run(self, client: &Client, output: Output) -> Result<(), Failure> {
         let key = self.key.into_encoded_bytes();
         let value = if self.value == "-" { read_stdin().await? } else { self.value.into_encoded_bytes() };
-        let reply = client.put(key.clone(), value).await?;
+        let condition = match self.if_revision {
+            Some(revision) => Some(Compare::mod_revision(key.clone(), Relation::Equal, revision)),
+            None => self.if_absent.then(|| Compare::is_absent(key.clone())),
+        };
+        if let Some(condition) = condition {
+            let put = Program::new().put_under(self.lease, key.clone(), value);
+            return swap_if(client, output, key, condition, put).await;
+        }
+        let reply = client.put_under(self.lease, key.clone(), value).await?;
         let header = reply.header.unwrap_or_default();
         let done = if reply.replaced { "replaced" } else { "created" };
         Ok(output.print(

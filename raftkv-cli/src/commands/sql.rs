@@ -90,7 +90,7 @@ fn hex(digits: &str) -> Option<Vec<u8>> {
         .map(|digits| digits.chunks(2).map(|two| two[0] << 4 | two[1]).collect())
 }
 
-fn as_table(result: &StatementResult) -> String {
+pub(super) fn as_table(result: &StatementResult) -> String {
     if result.columns.is_empty() {
         return affected(result);
     }
@@ -100,7 +100,7 @@ fn as_table(result: &StatementResult) -> String {
     format!("{}\n{footer}", table(header, rows(result)))
 }
 
-fn as_lines(result: &StatementResult) -> String {
+pub(super) fn as_lines(result: &StatementResult) -> String {
     if result.columns.is_empty() {
         return affected(result);
     }
@@ -126,7 +126,7 @@ fn rows(result: &StatementResult) -> Vec<Vec<String>> {
     result.rows.iter().map(|row| row.values.iter().map(cell).collect()).collect()
 }
 
-fn as_json(result: &StatementResult) -> Json {
+pub(super) fn as_json(result: &StatementResult) -> Json {
     let row = |row: &Row| Json::Array(row.values.iter().map(|value| json_value(value.clone().into())).collect());
     object([
         ("columns".to_owned(), json!(result.columns)),
