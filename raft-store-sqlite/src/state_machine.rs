@@ -10,6 +10,8 @@
 //!
 //! Where either can be or has been, all is undone, and the entries are applied each in a transaction of its own.
 
+#[cfg(test)]
+mod order;
 mod run;
 mod session;
 mod upkeep;
