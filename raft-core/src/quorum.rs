@@ -1,7 +1,6 @@
 //! Majorities: who has won, what is committed. Arithmetic on plain sets.
 
 use alloc::collections::{BTreeMap, BTreeSet};
-use alloc::vec::Vec;
 
 use crate::numbers::NodeId;
 
@@ -35,9 +34,10 @@ pub fn majority(voters: usize) -> usize {
 /// The highest value that a majority of `voters` has reached, such as the index that is committed; the least value if there are no
 /// voters, who agree on nothing.
 pub fn agreed<T: Ord + Copy + Default>(voters: &BTreeSet<NodeId>, reached: impl Fn(NodeId) -> T) -> T {
-    let mut values: Vec<T> = voters.iter().map(|&id| reached(id)).collect();
-    values.sort_unstable_by(|a, b| b.cmp(a));
-    values.get(majority(voters.len()) - 1).copied().unwrap_or_default()
+    let needed = majority(voters.len());
+    // Voters are few, so that to count them for each value costs less than to sort the values somewhere.
+    let is_agreed = |value: &T| voters.iter().filter(|&&id| reached(id) >= *value).count() >= needed;
+    voters.iter().map(|&id| reached(id)).filter(is_agreed).max().unwrap_or_default()
 }
 
 /// The state of an election among `voters`; lost if there are none. Votes of others do not count.

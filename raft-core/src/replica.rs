@@ -336,7 +336,7 @@ impl Replica {
             self.hard_state_write = None;
         }
         if self.hard_state_is_durable() {
-            self.orders.extend(self.withheld.drain(..).map(Effect::Send));
+            self.orders.extend(mem::take(&mut self.withheld).into_iter().map(Effect::Send));
         }
     }
 
@@ -468,21 +468,28 @@ impl Replica {
     /// Everything that the step has brought about: one write for all that has changed, and what has become ready to apply.
     pub fn take_effects(&mut self) -> Vec<Effect> {
         if self.halted {
-            return self.notices.drain(..).chain(self.orders.drain(..)).collect();
+            self.notices.append(&mut self.orders);
+            return mem::take(&mut self.notices);
         }
-        let persist = self.take_persist().map(Effect::Persist);
-        let install = self.take_install().map(Effect::InstallSnapshot);
+        let persist = self.take_persist();
+        let install = self.take_install();
         let apply = self.take_apply();
         self.log.evict(self.config.max_cached_bytes);
-        let (notices, orders) = (mem::take(&mut self.notices), self.orders.drain(..));
-        notices.into_iter().chain(persist).chain(orders).chain(install).chain(apply).collect()
+        let mut effects = mem::take(&mut self.orders);
+        if let Some(write) = persist {
+            effects.insert(0, Effect::Persist(write));
+        }
+        effects.splice(0..0, mem::take(&mut self.notices));
+        effects.extend(install.map(Effect::InstallSnapshot));
+        effects.extend(apply);
+        effects
     }
 
     fn take_persist(&mut self) -> Option<Persist> {
-        let unwritten = mem::take(&mut self.unwritten);
-        if unwritten == Unwritten::default() {
+        if self.unwritten == Unwritten::default() {
             return None;
         }
+        let unwritten = mem::take(&mut self.unwritten);
         let id = self.last_write.next();
         self.last_write = id;
         if unwritten.hard_state {

@@ -292,7 +292,10 @@ impl Leader {
             AppendResult::Accepted { matched } => {
                 self.followers.accepted(replica.log(), from, matched);
                 self.changes.accepted(replica, from, matched);
-                self.advance_commit(replica);
+                // Most acknowledgements come when a majority has gone before.
+                if matched > replica.log().commit_index() {
+                    self.advance_commit(replica);
+                }
                 self.advance_handover(replica);
             }
             AppendResult::Rejected { prev, hint } => self.followers.rejected(replica.log(), from, prev, hint),
@@ -369,6 +372,9 @@ impl Leader {
     }
 
     fn confirm_reads(&mut self, replica: &mut Replica) {
+        if self.reads.are_settled() {
+            return;
+        }
         let (id, latest) = (replica.id(), self.reads.round());
         let round = |node| if node == id { latest } else { self.followers.round(node) };
         if self.reads.confirm(replica.membership().agreed(round)) {

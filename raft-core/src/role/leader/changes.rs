@@ -96,7 +96,7 @@ impl Changes {
 
     /// Whether this leader has no vote any more, for good: it is time to go. Until then it leads without counting itself (§6).
     pub fn is_removed(&self, replica: &Replica) -> bool {
-        may_change(replica).is_ok() && !replica.membership().is_voter(replica.id())
+        !replica.membership().is_voter(replica.id()) && may_change(replica).is_ok()
     }
 }
 

@@ -1,6 +1,6 @@
 //! What the leader knows of each follower, and what it sends next.
 
-use alloc::collections::{BTreeMap, VecDeque};
+use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use core::mem;
 
@@ -16,12 +16,14 @@ use crate::types::{Entry, EntryId, Index, NodeId, Round};
 /// All followers of a leader, in order of id.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Followers {
-    by_id: BTreeMap<NodeId, FollowerState>,
+    /// Few, so that each is soon found.
+    all: Vec<FollowerState>,
 }
 
 /// What the leader knows of one follower (Figure 2, "volatile state on leaders").
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct FollowerState {
+    id: NodeId,
     /// The highest entry known to be durable there and to match this log. Zero at first; never moves back.
     match_index: Index,
     /// The next entry to send. Always above `match_index`.
@@ -91,42 +93,45 @@ impl Followers {
     pub fn new(replica: &Replica) -> Self {
         let next_index = replica.log().last().index.next();
         let others = replica.membership().nodes().filter(|&id| id != replica.id());
-        Self { by_id: others.map(|id| (id, FollowerState::new(next_index, Round::default()))).collect() }
+        Self { all: others.map(|id| FollowerState::new(id, next_index, Round::default())).collect() }
     }
 
     /// Follows the membership in force, since `round`: new members are probed from the end of the log on, those who have left are forgotten.
     pub fn use_membership(&mut self, replica: &Replica, round: Round) {
         let (members, next_index) = (&replica.membership().members, replica.log().last().index.next());
-        self.by_id.retain(|id, _| members.contains_key(id));
+        self.all.retain(|follower| members.contains_key(&follower.id));
         for &id in members.keys().filter(|&&id| id != replica.id()) {
-            self.by_id.entry(id).or_insert_with(|| FollowerState::new(next_index, round));
+            if self.of(id).is_none() {
+                self.all.push(FollowerState::new(id, next_index, round));
+            }
         }
+        self.all.sort_unstable_by_key(|follower| follower.id);
     }
 
     /// Whether an answer that echoes `round` is that of a member.
     pub fn is_known_since(&self, id: NodeId, round: Round) -> bool {
-        self.by_id.get(&id).is_some_and(|follower| follower.since <= round)
+        self.of(id).is_some_and(|follower| follower.since <= round)
     }
 
     /// The highest entry known to match on `id`; zero if it is no follower.
     pub fn match_index(&self, id: NodeId) -> Index {
-        self.by_id.get(&id).map_or(Index::ZERO, |follower| follower.match_index)
+        self.of(id).map_or(Index::ZERO, |follower| follower.match_index)
     }
 
     /// The latest round that `id` has echoed.
     pub fn round(&self, id: NodeId) -> Round {
-        self.by_id.get(&id).map_or(Round::default(), |follower| follower.round)
+        self.of(id).map_or(Round::default(), |follower| follower.round)
     }
 
     /// Whether `id` was heard of lately: since the last check of the quorum, which may have been a moment ago, or the one before.
     pub fn is_active(&self, id: NodeId) -> bool {
-        self.by_id.get(&id).is_some_and(|follower| follower.active || follower.was_active)
+        self.of(id).is_some_and(|follower| follower.active || follower.was_active)
     }
 
     /// Each follower, for people and metrics.
     pub fn statuses(&self) -> Vec<FollowerStatus> {
-        let status = |(&id, follower): (&NodeId, &FollowerState)| FollowerStatus {
-            id,
+        let status = |follower: &FollowerState| FollowerStatus {
+            id: follower.id,
             match_index: follower.match_index,
             next_index: follower.next_index,
             active: follower.active || follower.was_active,
@@ -136,14 +141,14 @@ impl Followers {
                 Progress::Snapshot { .. } => ProgressKind::Snapshot,
             },
         };
-        self.by_id.iter().map(status).collect()
+        self.all.iter().map(status).collect()
     }
 
     /// Whether a majority, this node included, was heard of since the last call.
     pub fn take_quorum_active(&mut self, replica: &Replica) -> bool {
-        let is_active = |id| id == replica.id() || self.by_id.get(&id).is_some_and(|follower| follower.active);
+        let is_active = |id| id == replica.id() || self.of(id).is_some_and(|follower| follower.active);
         let has_quorum = replica.membership().agreed(is_active);
-        for follower in self.by_id.values_mut() {
+        for follower in &mut self.all {
             follower.was_active = mem::take(&mut follower.active);
         }
         has_quorum
@@ -151,7 +156,7 @@ impl Followers {
 
     /// Notes that `id` has answered, having seen `round`.
     pub fn heard(&mut self, id: NodeId, round: Round) {
-        if let Some(follower) = self.by_id.get_mut(&id) {
+        if let Some(follower) = self.of_mut(id) {
             follower.active = true;
             follower.round = follower.round.max(round);
         }
@@ -159,31 +164,31 @@ impl Followers {
 
     /// Notes that the log of `id` is durable and matches up to `matched`.
     pub fn accepted(&mut self, log: &Log, id: NodeId, matched: Index) {
-        if let Some(follower) = self.by_id.get_mut(&id) {
+        if let Some(follower) = self.of_mut(id) {
             follower.accepted(log, matched);
         }
     }
 
     /// Notes that the log of `id` does not hold the entry at `prev`, and may agree with this one at `hint`.
     pub fn rejected(&mut self, log: &Log, id: NodeId, prev: Index, hint: EntryId) {
-        if let Some(follower) = self.by_id.get_mut(&id) {
+        if let Some(follower) = self.of_mut(id) {
             follower.rejected(log, prev, hint);
         }
     }
 
     /// Sends each follower what it lacks, as far as its window allows.
     pub fn replicate(&mut self, replica: &mut Replica, round: Round) {
-        for (&id, follower) in &mut self.by_id {
+        for follower in &mut self.all {
             while follower.may_send(replica) {
-                follower.send_next(replica, id, round);
+                follower.send_next(replica, round);
             }
         }
     }
 
     /// Sends entries that were read back to those who wait for them; or notes that they could not be read.
     pub fn loaded(&mut self, replica: &mut Replica, from: Index, entries: Option<&Entries>, round: Round) {
-        for (&id, follower) in &mut self.by_id {
-            follower.loaded(replica, id, from, entries, round);
+        for follower in &mut self.all {
+            follower.loaded(replica, from, entries, round);
         }
     }
 
@@ -193,28 +198,26 @@ impl Followers {
             Progress::Snapshot { needed, .. } => Some(needed),
             Progress::Probe { .. } | Progress::Replicate { .. } => None,
         };
-        self.by_id.values().filter_map(needed).min().unwrap_or(Index(u64::MAX))
+        self.all.iter().filter_map(needed).min().unwrap_or(Index(u64::MAX))
     }
 
     /// Offers the captured state, which includes entries up to `index`, to the follower for which it was made.
     pub fn snapshot_captured(&mut self, replica: &mut Replica, id: NodeId, index: Index, round: Round) {
-        if let Some(follower) = self.by_id.get_mut(&id) {
-            follower.snapshot_captured(replica, id, index, round);
+        if let Some(follower) = self.of_mut(id) {
+            follower.snapshot_captured(replica, index, round);
         }
     }
 
     /// Notes that a part of the snapshot has arrived at `id`.
     pub fn snapshot_progress(&mut self, id: NodeId) {
-        if let Some(FollowerState { progress: Progress::Snapshot { silent_ticks, .. }, .. }) = self.by_id.get_mut(&id) {
+        if let Some(FollowerState { progress: Progress::Snapshot { silent_ticks, .. }, .. }) = self.of_mut(id) {
             *silent_ticks = 0;
         }
     }
 
     /// Notes that all of the snapshot has arrived at `id`, or will not.
     pub fn snapshot_sent(&mut self, id: NodeId, arrived: bool) {
-        if let Some(FollowerState { progress: Progress::Snapshot { silent_ticks, stage, .. }, .. }) =
-            self.by_id.get_mut(&id)
-        {
+        if let Some(FollowerState { progress: Progress::Snapshot { silent_ticks, stage, .. }, .. }) = self.of_mut(id) {
             *silent_ticks = 0;
             if !arrived {
                 *stage = SnapshotStage::Failed;
@@ -224,20 +227,29 @@ impl Followers {
 
     /// Counts one tick.
     pub fn tick(&mut self, config: &Config) {
-        self.by_id.values_mut().for_each(|follower| follower.tick(config));
+        self.all.iter_mut().for_each(|follower| follower.tick(config));
     }
 
     /// Sends each follower an `AppendEntries` without entries. Its answer shows whether what was sent before has arrived.
     pub fn send_heartbeats(&mut self, replica: &mut Replica, round: Round) {
-        for (&id, follower) in &mut self.by_id {
-            follower.send(replica, id, Entries::default(), round);
+        for follower in &mut self.all {
+            follower.send(replica, Entries::default(), round);
         }
+    }
+
+    fn of(&self, id: NodeId) -> Option<&FollowerState> {
+        self.all.iter().find(|follower| follower.id == id)
+    }
+
+    fn of_mut(&mut self, id: NodeId) -> Option<&mut FollowerState> {
+        self.all.iter_mut().find(|follower| follower.id == id)
     }
 }
 
 impl FollowerState {
-    fn new(next_index: Index, since: Round) -> Self {
+    fn new(id: NodeId, next_index: Index, since: Round) -> Self {
         Self {
+            id,
             match_index: Index::ZERO,
             next_index,
             progress: Progress::Probe { awaiting_reply: false },
@@ -260,25 +272,25 @@ impl FollowerState {
     }
 
     /// Sends what comes next: entries, a probe without any where they have left memory, or the state where they are compacted.
-    fn send_next(&mut self, replica: &mut Replica, id: NodeId, round: Round) {
+    fn send_next(&mut self, replica: &mut Replica, round: Round) {
         if self.next_index <= replica.log().base().index {
-            return self.begin_snapshot(replica, id);
+            return self.begin_snapshot(replica);
         }
         let max_bytes = replica.config().max_append_bytes;
         match (replica.log().entries(self.next_index, Index::LAST, max_bytes), &mut self.progress) {
-            (Some(entries), _) => self.send(replica, id, entries, round),
+            (Some(entries), _) => self.send(replica, entries, round),
             (None, Progress::Replicate { loading, .. }) => {
                 *loading = Some(self.next_index);
                 replica.order(Effect::Load { from: self.next_index, max_bytes });
             }
             (None, Progress::Probe { .. } | Progress::Snapshot { .. }) => {
-                self.send(replica, id, Entries::default(), round);
+                self.send(replica, Entries::default(), round);
             }
         }
     }
 
     /// Sends `entries`, which start at `next_index`, and notes that they are under way.
-    fn send(&mut self, replica: &mut Replica, id: NodeId, entries: Entries, round: Round) {
+    fn send(&mut self, replica: &mut Replica, entries: Entries, round: Round) {
         let prev_index = self.prev_index(replica.log());
         let prev_term = replica.log().term_at(prev_index).expect("a follower is sent what the log holds");
         match &mut self.progress {
@@ -293,7 +305,7 @@ impl FollowerState {
         }
         let prev = EntryId::new(prev_index, prev_term);
         let commit = replica.log().commit_index();
-        replica.send(id, Message::AppendEntries(AppendEntries { prev, entries, commit, round }));
+        replica.send(self.id, Message::AppendEntries(AppendEntries { prev, entries, commit, round }));
     }
 
     /// The entry before those that are sent next. Of what is compacted, the term is not known: a follower behind it hears of the leader nevertheless.
@@ -301,7 +313,7 @@ impl FollowerState {
         self.next_index.prev().max(log.base().index)
     }
 
-    fn loaded(&mut self, replica: &mut Replica, id: NodeId, from: Index, entries: Option<&Entries>, round: Round) {
+    fn loaded(&mut self, replica: &mut Replica, from: Index, entries: Option<&Entries>, round: Round) {
         let Progress::Replicate { loading, .. } = &mut self.progress else { return };
         if loading.take_if(|asked| *asked == from).is_none() || self.next_index != from {
             return;
@@ -310,20 +322,20 @@ impl FollowerState {
             // They may have been asked for by another, who takes more at a time.
             Some(entries) => {
                 let entries = entries.slice(0..fitting(entries, replica.config().max_append_bytes));
-                self.send(replica, id, entries, round);
+                self.send(replica, entries, round);
             }
             // The answer to the next heartbeat brings it to try again.
             None => self.progress = Progress::Probe { awaiting_reply: true },
         }
     }
 
-    fn begin_snapshot(&mut self, replica: &mut Replica, id: NodeId) {
+    fn begin_snapshot(&mut self, replica: &mut Replica) {
         let needed = replica.applied_index();
         self.progress = Progress::Snapshot { stage: SnapshotStage::Capturing, needed, silent_ticks: 0 };
-        replica.order(Effect::CaptureSnapshot { to: id });
+        replica.order(Effect::CaptureSnapshot { to: self.id });
     }
 
-    fn snapshot_captured(&mut self, replica: &mut Replica, id: NodeId, index: Index, round: Round) {
+    fn snapshot_captured(&mut self, replica: &mut Replica, index: Index, round: Round) {
         let Progress::Snapshot { stage, needed, silent_ticks } = &mut self.progress else { return };
         if *stage != SnapshotStage::Capturing {
             return;
@@ -332,7 +344,7 @@ impl FollowerState {
         match replica.log().snapshot_at(index) {
             Some(snapshot) if index <= commit_index => {
                 (*stage, *needed, *silent_ticks) = (SnapshotStage::Sending, index, 0);
-                replica.send(id, Message::InstallSnapshot(InstallSnapshot { snapshot, round }));
+                replica.send(self.id, Message::InstallSnapshot(InstallSnapshot { snapshot, round }));
             }
             _ => *stage = SnapshotStage::Failed,
         }

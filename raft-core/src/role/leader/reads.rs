@@ -78,6 +78,11 @@ impl Reads {
         }
     }
 
+    /// Whether nobody waits, and no round is under way.
+    pub fn are_settled(&self) -> bool {
+        self.waiting.is_empty() && self.confirmed_round == self.round
+    }
+
     /// Notes that a majority has echoed `round`. True if this begins another.
     pub fn confirm(&mut self, round: Round) -> bool {
         if round > self.confirmed_round {
