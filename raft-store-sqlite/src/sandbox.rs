@@ -233,4 +233,29 @@ pub(crate) mod tests {
         connection.execute("INSERT INTO t (a) VALUES (2)", []).unwrap_err();
         assert!(fence.refusal().unwrap().contains("raft_meta"));
     }
+
+    #[test]
+    fn the_settings_are_in_force() {
+        let (connection, _sandbox) = fenced();
+        for (setting, expected) in [
+            (DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true),
+            (DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false),
+            (DbConfig::SQLITE_DBCONFIG_WRITABLE_SCHEMA, false),
+            (DbConfig::SQLITE_DBCONFIG_ENABLE_FTS3_TOKENIZER, false),
+            (DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY, true),
+            (DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, true),
+            (DbConfig::SQLITE_DBCONFIG_ENABLE_VIEW, true),
+            (DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true),
+            (DbConfig::SQLITE_DBCONFIG_DQS_DML, false),
+            (DbConfig::SQLITE_DBCONFIG_DQS_DDL, false),
+            (DbConfig::SQLITE_DBCONFIG_LEGACY_ALTER_TABLE, false),
+        ] {
+            assert_eq!(connection.db_config(setting), Ok(expected), "{setting:?}");
+        }
+        for pragma in ["reverse_unordered_selects", "recursive_triggers", "defer_foreign_keys", "case_sensitive_like"] {
+            let value = connection.query_row(&format!("PRAGMA {pragma}"), [], |row| row.get::<_, i64>(0));
+            // One of them can only be set.
+            assert!(value == Ok(0) || value == Err(rusqlite::Error::QueryReturnedNoRows), "{pragma}: {value:?}");
+        }
+    }
 }

@@ -4,7 +4,7 @@ mod common;
 
 use common::{Store, command, delete, put, sql};
 use proptest::prelude::*;
-use raft_core::port::StateMachine;
+use raft_core::port::{LogStore, StateMachine};
 use raft_core::types::Payload;
 use raft_store_sqlite::{Answer, Command, Operation, SessionId, limits};
 
@@ -33,7 +33,21 @@ fn statement() -> impl Strategy<Value = String> {
         1 => small.clone().prop_map(|n| format!("INSERT INTO d{n} VALUES ({n})")),
         1 => small.clone().prop_map(|n| format!("DROP TABLE d{n}")),
         1 => small.clone().prop_map(|n| format!("CREATE TABLE u{n} (a); INSERT INTO u{n} VALUES (random())")),
-        1 => small.prop_map(|n| format!("SELECT *, changes() FROM t LIMIT {n}")),
+        1 => small.clone().prop_map(|n| format!("SELECT *, changes() FROM t LIMIT {n}")),
+        // What a connection remembers of the schema must not differ from what it reads anew.
+        1 => small.clone().prop_map(|n| format!("CREATE INDEX IF NOT EXISTS i{n} ON t (a, at)")),
+        1 => small.clone().prop_map(|n| format!("DROP INDEX IF EXISTS i{n}")),
+        2 => small.clone().prop_map(|n| format!(
+            "CREATE TABLE IF NOT EXISTS k{n} (p REFERENCES p ON DELETE CASCADE);
+             CREATE TRIGGER IF NOT EXISTS g{n} AFTER DELETE ON k{n} BEGIN INSERT INTO l VALUES ('k{n}', old.p); END;
+             CREATE TRIGGER IF NOT EXISTS h{n} AFTER DELETE ON p BEGIN INSERT INTO l VALUES ('p{n}', old.id); END"
+        )),
+        2 => (small.clone(), small.clone()).prop_map(|(n, p)| format!("INSERT INTO k{n} VALUES ({p})")),
+        1 => (small.clone(), small.clone()).prop_map(|(n, to)| format!("ALTER TABLE k{n} RENAME TO k{to}")),
+        1 => small.clone().prop_map(|n| format!("ALTER TABLE k{n} ADD COLUMN more DEFAULT 1")),
+        1 => small.clone().prop_map(|n| format!("DROP TABLE k{n}")),
+        1 => small.clone().prop_map(|n| format!("INSERT OR IGNORE INTO t (a) SELECT a + {n} FROM t LIMIT 2")),
+        1 => Just("SELECT * FROM l".to_string()),
         1 => Just("INSERT INTO l VALUES (1, 'spring')".to_string()),
         1 => Just("SELECT unixepoch(), random(), last_insert_rowid()".to_string()),
         1 => Just("SELECT * FROM kv ORDER BY mod_revision".to_string()),
@@ -91,6 +105,26 @@ fn apply_in_groups(store: &mut Store, commands: &[Command], sizes: &[usize]) -> 
     answers
 }
 
+/// Applies the commands in groups, with a restart after each.
+fn apply_with_restarts(mut store: Store, commands: &[Command], sizes: &[usize]) -> (Store, Vec<Answer>) {
+    let mut answers = Vec::new();
+    let mut rest = commands;
+    for size in sizes.iter().cycle() {
+        if rest.is_empty() {
+            break;
+        }
+        let (group, after) = rest.split_at((*size).min(rest.len()));
+        let entries: Vec<_> = group.iter().map(|command| store.entry(Payload::Command(command.encode()))).collect();
+        store.parts.log.write(&[common::append(entries.clone())]).unwrap();
+        answers.extend(store.state_machine().apply(&entries).unwrap().into_iter().flatten());
+        let Store { parts, folder, next } = store;
+        drop(parts);
+        store = Store { parts: common::open(folder.path()).unwrap(), folder, next };
+        rest = after;
+    }
+    (store, answers)
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -110,6 +144,16 @@ proptest! {
         prop_assert_eq!(&answers, &apply_in_groups(&mut in_groups, &commands, &sizes));
         prop_assert_eq!(one_by_one.dump(), together.dump());
         prop_assert_eq!(one_by_one.dump(), in_groups.dump());
+    }
+
+    #[test]
+    fn a_restart_changes_nothing(commands in commands(), sizes in prop::collection::vec(1..5usize, 1..6)) {
+        let commands: Vec<_> = [command(sql(&SCHEMA))].into_iter().chain(commands).collect();
+        let mut steady = Store::new();
+        let answers = apply_in_groups(&mut steady, &commands, &sizes);
+        let (restarted, after_restarts) = apply_with_restarts(Store::new(), &commands, &sizes);
+        prop_assert_eq!(answers, after_restarts);
+        prop_assert_eq!(steady.dump(), restarted.dump());
     }
 
     #[test]
