@@ -39,20 +39,20 @@ impl Entries {
         self.end = self.end.min(self.start + count);
     }
 
-    /// Adds `more` at the end, if nobody shares these entries.
+    /// Adds `more` at the end, if nobody shares these entries and none of the first were forgotten, whose memory would grow old with the others.
     ///
     /// # Errors
     ///
-    /// If they are shared: then with `more`, and nothing is added.
+    /// Otherwise with `more`, and nothing is added.
     pub fn extend_unshared<I: IntoIterator<Item = Entry>>(&mut self, more: I) -> Result<(), I> {
         match self.shared.as_mut().and_then(Arc::get_mut) {
-            Some(own) => {
+            Some(own) if self.start == 0 => {
                 own.truncate(self.end);
                 own.extend(more);
                 self.end = own.len();
                 Ok(())
             }
-            None => Err(more),
+            _ => Err(more),
         }
     }
 }
@@ -154,6 +154,8 @@ mod tests {
         assert_eq!((own.len(), part), (5, entries(1..3)));
         assert!(own.extend_unshared(entries(5..6).to_vec()).is_ok(), "the part is gone");
         assert_eq!(own, entries(0..6));
+        own.advance(1);
+        assert!(own.extend_unshared(entries(6..7).to_vec()).is_err(), "what is forgotten must go some day");
         assert!(Entries::default().extend_unshared(Vec::new()).is_err(), "there is nothing to add to");
     }
 

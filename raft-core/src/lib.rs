@@ -10,6 +10,9 @@
 //! [`Persisted(n)`](input::Input::Persisted) when write `n` is durable.* That is all. Whatever may only be said after a write is withheld in
 //! here and leaves in the step that confirms it, so no driver can get the order wrong.
 //!
+//! Inputs may be taken one by one, by [`Node::step`](node::Node::step), or all that have come together at once, by
+//! [`Node::step_all`](node::Node::step_all): then they share a write and messages, which is what makes a busy node fast.
+//!
 //! # A whole cluster in a page
 //!
 //! Three nodes, whose network is a queue, and whose disks are quick:

@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 use crate::entries::Entries;
 use crate::membership::{Membership, MembershipStack};
 use crate::port::OlderEntries;
-use crate::recent::{PIECE_ENTRIES, Recent};
+use crate::recent::Recent;
 use crate::terms::Terms;
 use crate::types::{Entry, EntryId, Index, Payload, Snapshot, Term, WriteId};
 
@@ -47,10 +47,7 @@ impl Log {
             durability: Durability::default(),
         };
         log.restore(older);
-        let mut rest = entries.into_iter();
-        while rest.len() > 0 {
-            log.append_own(rest.by_ref().take(PIECE_ENTRIES));
-        }
+        entries.into_iter().for_each(|entry| log.append_own([entry]));
         assert!((log.base().index..=log.last().index).contains(&commit_index), "only stored entries are committed");
         log.durability = Durability::all_durable(log.last().index);
         log
@@ -125,8 +122,9 @@ impl Log {
     /// Appends entries, which nobody else has yet, after the last.
     pub fn append_own(&mut self, entries: impl IntoIterator<Item = Entry>) {
         let mut last = self.last();
-        let note = |entry: &Entry| note_next(&mut self.terms, &mut self.memberships, &mut last, entry);
-        self.recent.extend(entries.into_iter().inspect(note));
+        self.recent.extend(entries);
+        let new = self.recent.last_piece_after(last.index);
+        new.iter().for_each(|entry| note_next(&mut self.terms, &mut self.memberships, &mut last, entry));
     }
 
     /// Lets entries leave memory that are committed and durable, oldest first, until the rest fits in `max_bytes`.
@@ -168,7 +166,7 @@ impl Log {
     /// that differs (§5.3), so a late message can't undo a later one.
     ///
     /// Fails, changing nothing, with the committed entry that would have to go.
-    pub fn splice(&mut self, entries: Entries) -> Result<Spliced, EntryId> {
+    pub fn splice(&mut self, mut entries: Entries) -> Result<Spliced, EntryId> {
         let known = entries.iter().take_while(|entry| self.contains(entry.id)).count();
         let Some(first_new) = entries.get(known).map(|entry| entry.id.index) else {
             return Ok(Spliced::default());
@@ -181,9 +179,9 @@ impl Log {
             }
             membership_changed = self.truncate(first_new);
         }
-        let new = entries.slice(known..entries.len());
-        membership_changed |= new.iter().any(|entry| matches!(entry.payload, Payload::Membership(_)));
-        self.append(new);
+        entries.advance(known);
+        membership_changed |= entries.iter().any(|entry| matches!(entry.payload, Payload::Membership(_)));
+        self.append(entries);
         Ok(Spliced { truncated_from: conflict.map(|id| id.index), appended_from: Some(first_new), membership_changed })
     }
 

@@ -2,6 +2,7 @@
 
 use alloc::vec::Vec;
 use core::cmp::Ordering;
+use core::mem;
 
 use crate::config::{Config, ConfigError};
 use crate::effect::{Effect, Malformed, Refusal, RoleKind, Violation};
@@ -49,19 +50,24 @@ impl Node {
     /// Takes one input and returns what the caller must now do, in order. Any input is allowed at any time; what makes no sense is
     /// refused by an effect. After [`Effect::Halt`] nothing is done any more.
     pub fn step(&mut self, input: Input) -> Vec<Effect> {
-        self.step_all([input])
+        let mut effects = Vec::new();
+        self.step_all([input], &mut effects);
+        effects
     }
 
-    /// Takes inputs that have arrived together, in order, and returns what the caller must now do for all of them: one write, and as few messages as carry
-    /// the entries. A driver that lets inputs gather while it works does less work for each, and is correct with any number at a time.
-    pub fn step_all(&mut self, inputs: impl IntoIterator<Item = Input>) -> Vec<Effect> {
+    /// Takes inputs that have arrived together, in order, and puts into `effects`, in place of what is in there, what the caller must now do for all of
+    /// them: one write, and as few messages as carry the entries. A driver that lets inputs gather while it works, and uses `effects` again, does less
+    /// work for each input; it is correct with any number at a time.
+    pub fn step_all(&mut self, inputs: impl IntoIterator<Item = Input>, effects: &mut Vec<Effect>) {
+        effects.clear();
+        self.replica.queue_in(mem::take(effects));
         inputs.into_iter().for_each(|input| self.take(input));
         if let Role::Leader(leader) = &mut self.role
             && !self.replica.is_halted()
         {
             leader.replicate(&mut self.replica);
         }
-        self.replica.take_effects()
+        *effects = self.replica.take_effects();
     }
 
     fn take(&mut self, input: Input) {

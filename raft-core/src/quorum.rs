@@ -35,9 +35,10 @@ pub fn majority(voters: usize) -> usize {
 /// voters, who agree on nothing.
 pub fn agreed<T: Ord + Copy + Default>(voters: &BTreeSet<NodeId>, reached: impl Fn(NodeId) -> T) -> T {
     let needed = majority(voters.len());
-    // Voters are few, so that to count them for each value costs less than to sort the values somewhere.
-    let is_agreed = |value: &T| voters.iter().filter(|&&id| reached(id) >= *value).count() >= needed;
-    voters.iter().map(|&id| reached(id)).filter(is_agreed).max().unwrap_or_default()
+    // Voters are few, so that to count them anew for a value costs less than to sort all values somewhere.
+    let is_agreed = |value: T| voters.iter().filter(|&&id| reached(id) >= value).count() >= needed;
+    let higher = |best: T, value: T| if value > best && is_agreed(value) { value } else { best };
+    voters.iter().map(|&id| reached(id)).fold(T::default(), higher)
 }
 
 /// The state of an election among `voters`; lost if there are none. Votes of others do not count.

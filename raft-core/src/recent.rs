@@ -28,8 +28,11 @@ struct Piece {
     entries: Entries,
 }
 
-/// How many entries a piece has before it takes no more: few, for a piece leaves memory as a whole.
-pub const PIECE_ENTRIES: usize = 64;
+/// For how many entries there is room in a new piece that may grow.
+const LEAST_ROOM: usize = 4;
+
+/// How large a piece is before it takes no more: not very, for its memory is free only when all of it has gone.
+const PIECE_BYTES: u64 = 1 << 20;
 
 impl Recent {
     /// None, after the entry `before`.
@@ -88,17 +91,34 @@ impl Recent {
     /// Adds entries that nobody has yet, to the last piece where that is small and nobody shares it: so those that come one by one before the first is
     /// written and sent become one piece.
     pub fn extend(&mut self, entries: impl IntoIterator<Item = Entry>) {
-        let Some(piece) = self.pieces.back_mut().filter(|piece| piece.entries.len() < PIECE_ENTRIES) else {
-            return self.append(entries.into_iter().collect());
-        };
-        let known = piece.entries.len();
-        match piece.entries.extend_unshared(entries) {
-            Ok(()) => {
-                extend_bytes(&mut self.end_bytes, self.before_bytes, &piece.entries[known..]);
-                piece.last = piece.entries[piece.entries.len() - 1].id;
+        let is_small = self.last_piece_bytes() < PIECE_BYTES;
+        let entries = match self.pieces.back_mut().filter(|_| is_small) {
+            Some(piece) => {
+                let known = piece.entries.len();
+                match piece.entries.extend_unshared(entries) {
+                    Ok(()) => {
+                        extend_bytes(&mut self.end_bytes, self.before_bytes, &piece.entries[known..]);
+                        piece.last = piece.entries[piece.entries.len() - 1].id;
+                        return;
+                    }
+                    Err(entries) => entries,
+                }
             }
-            Err(entries) => self.append(entries.into_iter().collect()),
-        }
+            None => entries,
+        };
+        let mut own = Vec::with_capacity(LEAST_ROOM);
+        own.extend(entries);
+        self.append(own.into());
+    }
+
+    /// The entries after `index` in the last piece, which holds that, or begins after it.
+    pub fn last_piece_after(&self, index: Index) -> &[Entry] {
+        self.pieces.back().map_or(&[], |piece| &piece.entries[piece.position(index.next().max(piece.first_index()))..])
+    }
+
+    fn last_piece_bytes(&self) -> u64 {
+        let others = self.end_bytes.len() - self.pieces.back().map_or(0, |piece| piece.entries.len());
+        self.end_bytes() - others.checked_sub(1).map_or(self.before_bytes, |last| self.end_bytes[last])
     }
 
     /// Forgets the oldest entries until the rest fits in `max_bytes`, but none after `last`.
@@ -180,10 +200,10 @@ impl Recent {
 /// Adds the size of all entries up to each of `entries`.
 fn extend_bytes(end_bytes: &mut VecDeque<u64>, before_bytes: u64, entries: &[Entry]) {
     let mut bytes = end_bytes.back().copied().unwrap_or(before_bytes);
-    end_bytes.extend(entries.iter().map(|entry| {
+    for entry in entries {
         bytes += entry.size_bytes();
-        bytes
-    }));
+        end_bytes.push_back(bytes);
+    }
 }
 
 // In which pieces the entries came, and how many bytes there were before them, is not what a log says.

@@ -465,6 +465,11 @@ impl Replica {
         self.orders.push(Effect::Halt(violation));
     }
 
+    /// Begins a step, whose effects are queued in this empty list. Between steps, there are none.
+    pub fn queue_in(&mut self, orders: Vec<Effect>) {
+        self.orders = orders;
+    }
+
     /// Everything that the step has brought about: one write for all that has changed, and what has become ready to apply.
     pub fn take_effects(&mut self) -> Vec<Effect> {
         if self.halted {
@@ -479,7 +484,9 @@ impl Replica {
         if let Some(write) = persist {
             effects.insert(0, Effect::Persist(write));
         }
-        effects.splice(0..0, mem::take(&mut self.notices));
+        if !self.notices.is_empty() {
+            effects.splice(0..0, mem::take(&mut self.notices));
+        }
         effects.extend(install.map(Effect::InstallSnapshot));
         effects.extend(apply);
         effects
@@ -524,7 +531,7 @@ impl Replica {
         }
         let from = self.applying_index.next();
         let max_bytes = self.config.max_applying_bytes.checked_sub(self.applying_bytes)?;
-        let entries = match mem::take(&mut self.reload) {
+        let mut entries = match mem::take(&mut self.reload) {
             Reload::Here(entries) => entries,
             Reload::Idle => match self.log.entries(from, ready, max_bytes) {
                 Some(entries) => entries,
@@ -538,7 +545,7 @@ impl Replica {
                 return None;
             }
         };
-        let entries = entries.slice(0..entries.partition_point(|entry| entry.id.index <= ready));
+        entries.truncate(entries.partition_point(|entry| entry.id.index <= ready));
         let bytes = entries.iter().map(Entry::size_bytes).sum();
         self.applying_index = entries.last()?.id.index;
         self.applying_bytes += bytes;

@@ -70,7 +70,8 @@ impl Subject {
             self.disk.make_durable(self.last_write);
         }
         let before = self.node.status();
-        let effects = self.node.step_all(inputs);
+        let mut effects = Vec::new();
+        self.node.step_all(inputs, &mut effects);
         let after = self.node.status();
         assert!(effects.is_empty() || !self.halted, "a halted node does nothing");
         for effect in &effects {

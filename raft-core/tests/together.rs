@@ -19,7 +19,7 @@ fn leader() -> Subject {
 
 #[test]
 fn proposals_share_a_write_and_a_message_to_each_follower() {
-    let effects = leader().node.step_all([propose(1), propose(2), propose(3)]);
+    let effects = leader().step_all([propose(1), propose(2), propose(3)]);
     let ids = [3, 4, 5].map(|index| id(index, 2));
     let appended = effects.iter().filter_map(|effect| match effect {
         Effect::Appended { id, first, count } => Some((*id, *first, *count)),
@@ -40,10 +40,10 @@ fn proposals_share_a_write_and_a_message_to_each_follower() {
 fn what_a_leader_sends_in_several_messages_is_written_and_acknowledged_once() {
     let mut n1 = Subject::start(stored(3, &[1]));
     let messages = [(1, 0), (2, 1), (3, 2)].map(|(prev, commit)| receive(2, 1, append(id(prev, 1), &[1], commit)));
-    let effects = n1.node.step_all(messages);
+    let effects = n1.step_all(messages);
     let [write] = writes(&effects)[..] else { panic!("one write: {effects:?}") };
     assert!(write.entries.iter().map(|entry| entry.id.index.0).eq(2..=4));
-    let effects = n1.node.step(Input::Persisted(write.id));
+    let effects = n1.step(Input::Persisted(write.id));
     assert_eq!(sent(&effects), [(2, accepted(4))]);
     assert_eq!(applied(&effects), [id(2, 1)]);
 }
@@ -53,7 +53,7 @@ fn what_a_leader_sends_in_several_messages_is_written_and_acknowledged_once() {
 fn entries_that_a_later_message_cuts_off_are_not_written() {
     let mut n1 = Subject::start(stored(3, &[1]));
     let old = receive(2, 1, append(id(1, 1), &[1, 1], 0));
-    let effects = n1.node.step_all([old, receive(3, 2, append(id(2, 1), &[2], 0))]);
+    let effects = n1.step_all([old, receive(3, 2, append(id(2, 1), &[2], 0))]);
     let [write] = writes(&effects)[..] else { panic!("one write: {effects:?}") };
     assert!(write.entries.iter().map(|entry| entry.id).eq([id(2, 1), id(3, 2)]));
     assert_eq!(write.hard_state.map(|hard_state| hard_state.term.0), Some(2));
@@ -65,7 +65,7 @@ fn entries_after_a_snapshot_are_written_though_it_took_the_place_of_unwritten_on
     let last = id(9, 1);
     let snapshot = Snapshot { last, membership: voters(1..=3).into() };
     let install = Message::InstallSnapshot(InstallSnapshot { snapshot, round: Round(0) });
-    let effects = n1.node.step_all([
+    let effects = n1.step_all([
         receive(2, 1, append(id(1, 1), &[1, 1], 0)),
         receive(2, 1, install),
         receive(2, 1, append(last, &[1], 9)),
@@ -73,7 +73,7 @@ fn entries_after_a_snapshot_are_written_though_it_took_the_place_of_unwritten_on
     let [write] = writes(&effects)[..] else { panic!("one write: {effects:?}") };
     assert_eq!(write.install.as_ref().map(|snapshot| snapshot.last), Some(last));
     assert!(write.entries.iter().map(|entry| entry.id).eq([id(10, 1)]));
-    let effects = n1.node.step(Input::Persisted(WriteId(1)));
+    let effects = n1.step(Input::Persisted(WriteId(1)));
     assert_eq!(sent(&effects), [(2, accepted(10))]);
 }
 
@@ -81,9 +81,17 @@ fn entries_after_a_snapshot_are_written_though_it_took_the_place_of_unwritten_on
 fn nothing_is_done_for_what_came_with_the_proof_of_a_broken_rule() {
     let mut leader = leader();
     let other_leader = receive(3, 2, append(EntryId::ZERO, &[], 0));
-    let effects = leader.node.step_all([propose(1), other_leader, propose(2)]);
+    let effects = leader.step_all([propose(1), other_leader, propose(2)]);
     assert!(matches!(effects[..], [Effect::Halt(_)]), "{effects:?}");
-    assert_eq!(leader.node.step_all([Input::Tick, propose(3)]), []);
+    assert_eq!(leader.step_all([Input::Tick, propose(3)]), []);
+}
+
+#[test]
+fn what_is_left_in_the_list_is_not_done_again() {
+    let mut leader = leader();
+    let mut effects = leader.step(propose(1));
+    leader.node.step_all([], &mut effects);
+    assert_eq!(effects, []);
 }
 
 /// A leader that is removed leaves nothing behind that only it has.
@@ -94,7 +102,7 @@ fn what_came_with_the_end_of_a_leadership_is_sent_before_it() {
     let change = raft_core::membership::MembershipChange { changes, stay_joint: false };
     leader.run(Input::ChangeMembership { id: RequestId(1), change });
     leader.receive(2, 2, accepted(3));
-    let effects = leader.node.step_all([propose(2), receive(3, 2, accepted(3))]);
+    let effects = leader.step_all([propose(2), receive(3, 2, accepted(3))]);
     let newest = |(_, message): &(u64, Message)| match message {
         Message::AppendEntries(append) => append.entries.last().map(|entry| entry.id.index),
         _ => None,

@@ -97,6 +97,14 @@ impl Subject {
         effects
     }
 
+    /// Takes inputs that have arrived together. Writes stay under way.
+    pub fn step_all<const N: usize>(&mut self, inputs: [Input; N]) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        self.node.step_all(inputs, &mut effects);
+        self.last_write = writes(&effects).last().map_or(self.last_write, |write| write.id);
+        effects
+    }
+
     /// All writes are durable now.
     pub fn confirm(&mut self) -> Vec<Effect> {
         self.step(Input::Persisted(self.last_write))

@@ -314,7 +314,8 @@ impl Cluster {
         }
         let inputs = mem::take(&mut machine.waiting);
         let line = (self.recording != Recording::Off).then(|| format!("{:>6} {id} ← {inputs:?}", self.now));
-        let effects = node.step_all(inputs);
+        let mut effects = Vec::new();
+        node.step_all(inputs, &mut effects);
         let before = mem::replace(&mut machine.status, node.status());
         for effect in &effects {
             if let Effect::Persist(write) = effect {

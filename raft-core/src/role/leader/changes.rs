@@ -85,13 +85,14 @@ impl Changes {
     /// The change that the leader makes by itself now, whoever began it: it leaves a joint configuration, or promotes a learner. It follows
     /// from the state alone, so that no restart or new leader forgets it; while it is in the log uncommitted, none is due.
     pub fn due(&self, replica: &Replica) -> Option<Membership> {
-        may_change(replica).ok()?;
         let membership = replica.membership();
-        if membership.is_joint() {
-            return membership.leave_joint().ok().filter(|_| !membership.stays_joint);
-        }
-        let &id = membership.promotable.iter().find(|&&id| self.has_caught_up(id))?;
-        membership.change(&MembershipChange { changes: vec![Change::Promote(id)], stay_joint: false }).ok()
+        let next = if membership.is_joint() {
+            membership.leave_joint().ok().filter(|_| !membership.stays_joint)
+        } else {
+            let &id = membership.promotable.iter().find(|&&id| self.has_caught_up(id))?;
+            membership.change(&MembershipChange { changes: vec![Change::Promote(id)], stay_joint: false }).ok()
+        };
+        next.filter(|_| may_change(replica).is_ok())
     }
 
     /// Whether this leader has no vote any more, for good: it is time to go. Until then it leads without counting itself (§6).
