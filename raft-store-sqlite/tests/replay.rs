@@ -6,7 +6,10 @@ use common::{Store, command, delete, put, sql};
 use proptest::prelude::*;
 use raft_core::port::{LogStore, StateMachine};
 use raft_core::types::Payload;
-use raft_store_sqlite::{Answer, Command, Operation, SessionId, limits};
+use raft_store_sqlite::{
+    Action, Answer, Argument, Command, Compare, KeyRange, Lookup, Operation, Put, SessionId, Statement, Step, Value,
+    limits,
+};
 
 const SCHEMA: [&str; 6] = [
     "CREATE TABLE t (id INTEGER PRIMARY KEY AUTOINCREMENT, a UNIQUE, at DEFAULT CURRENT_TIMESTAMP, r DEFAULT (random()))",
@@ -56,12 +59,30 @@ fn statement() -> impl Strategy<Value = String> {
     ]
 }
 
+/// Keys and SQL in one command, undone together where a statement fails or springs a trap.
+fn program(key: impl Strategy<Value = &'static str>) -> impl Strategy<Value = Operation> {
+    (key, 0..3u64, statement(), 1..9u64).prop_map(|(key, lease, statement, revision)| {
+        let value = Argument::Given(Value::Text("program".into()));
+        let lookup = Lookup { revision, ..Lookup::range(KeyRange::prefix("")) };
+        let look = Action::Get(lookup).into();
+        let put = Action::Put(Put { key: key.into(), value, lease, previous: true }).into();
+        let sql = Step::from(Statement::new(statement)).expect(0, 3);
+        let either = Action::If { compare: vec![Compare::is_absent("a")], then: vec![look], otherwise: vec![] };
+        Operation::Run(vec![put, sql, either.into()])
+    })
+}
+
 fn operation() -> impl Strategy<Value = Operation> {
     let key = prop_oneof![Just("a"), Just("b"), Just("c")];
     prop_oneof![
         2 => (key.clone(), 0..3u8).prop_map(|(key, n)| put(key, &n.to_string())),
-        1 => key.prop_map(delete),
+        1 => key.clone().prop_map(delete),
         1 => Just(Operation::Expire),
+        1 => (0..3u64, 1..9_000u64).prop_map(|(lease, ttl_ms)| Operation::GrantLease { lease, ttl_ms }),
+        1 => (1..4u64).prop_map(|lease| Operation::KeepLease { lease }),
+        1 => (1..4u64).prop_map(|lease| Operation::RevokeLease { lease }),
+        1 => (1..9u64).prop_map(|revision| Operation::Compact { revision }),
+        3 => program(key),
         5 => prop::collection::vec(statement(), 1..4)
             .prop_map(|texts| sql(&texts.iter().map(String::as_str).collect::<Vec<_>>())),
     ]
