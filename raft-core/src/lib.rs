@@ -94,6 +94,7 @@ pub mod quorum;
 pub mod status;
 pub mod types;
 
+mod feed;
 mod log;
 mod numbers;
 mod recent;

@@ -1,6 +1,5 @@
-//! This node whatever its role: its term, vote, log and membership, and the queue of effects.
+//! This node whatever its role: its term, vote, log and membership, what waits for its disk, and the queue of effects.
 
-use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use bytes::Bytes;
 use core::mem;
@@ -8,6 +7,7 @@ use core::mem;
 use crate::config::Config;
 use crate::effect::{Effect, Malformed, Persist, Violation};
 use crate::entries::Entries;
+use crate::feed::Feed;
 use crate::log::Log;
 use crate::membership::Membership;
 use crate::message::{AppendEntriesReply, AppendResult, Envelope, Message};
@@ -27,22 +27,7 @@ pub struct Replica {
     promised_ticks: u32,
     /// The last name that was made for a question to the leader.
     last_read_token: ReadToken,
-    /// The last entry given to the state machine in an `Apply`.
-    applying_index: Index,
-    /// The last entry that the state machine has reported. Never above `applying_index`.
-    applied_index: Index,
-    /// What each `Apply` that is not reported yet has given to the state machine: its last entry, and its size in bytes.
-    applying: VecDeque<(Index, u64)>,
-    /// Their size together.
-    applying_bytes: u64,
-    /// Entries to apply that have left memory.
-    reload: Reload,
-    /// A snapshot that takes the place of the state once it is durable.
-    installing: Option<Snapshot>,
-    /// The last entry that the last snapshot includes.
-    snapshot_index: Index,
-    /// Whether a snapshot is being taken.
-    takes_snapshot: bool,
+    feed: Feed,
     /// The number of the last write that was ordered.
     last_write: WriteId,
     /// The write that makes the present term and vote durable, until it is confirmed.
@@ -65,20 +50,6 @@ struct Unwritten {
     append_from: Option<Index>,
 }
 
-/// How entries come back that are to be applied and have left memory.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-enum Reload {
-    /// None are asked for.
-    #[default]
-    Idle,
-    /// Those from here on are being read.
-    Asked(Index),
-    /// They could not be read. It is tried again with the next tick.
-    Failed,
-    /// They are here.
-    Here(Entries),
-}
-
 impl Unwritten {
     fn truncate_from(&mut self, index: Option<Index>) {
         self.truncate_from = self.truncate_from.into_iter().chain(index).min();
@@ -92,27 +63,18 @@ impl Unwritten {
 impl Replica {
     /// A node with the log it has stored, of which the state machine has applied what is committed.
     pub fn new(config: Config, hard_state: HardState, log: Log) -> Self {
-        let applied_index = log.commit_index();
-        let snapshot_index = log.base().index;
         let jitter = Jitter::new(config.seed);
         // From a place of its own at each start, so that no late answer to a question of an earlier life fits one of this.
         let last_read_token = ReadToken(jitter.clone().draw_any());
         let mut replica = Self {
             config,
             hard_state,
-            log,
             jitter,
             undecided_elections: 0,
             promised_ticks: 0,
             last_read_token,
-            applying_index: applied_index,
-            applied_index,
-            applying: VecDeque::new(),
-            applying_bytes: 0,
-            reload: Reload::Idle,
-            installing: None,
-            snapshot_index,
-            takes_snapshot: false,
+            feed: Feed::new(&log),
+            log,
             last_write: WriteId(0),
             hard_state_write: None,
             unwritten: Unwritten::default(),
@@ -155,7 +117,7 @@ impl Replica {
 
     /// The last entry that the state machine has reported.
     pub fn applied_index(&self) -> Index {
-        self.applied_index
+        self.feed.applied_index()
     }
 
     /// Whether a broken rule has stopped this node.
@@ -344,24 +306,12 @@ impl Replica {
 
     /// Notes that the state machine has applied entries up to `index`.
     pub fn applied(&mut self, index: Index) {
-        self.applied_index = self.applied_index.max(index.min(self.applying_index));
-        while let Some(&(last, bytes)) = self.applying.front()
-            && last <= self.applied_index
-        {
-            self.applying_bytes -= bytes;
-            self.applying.pop_front();
-        }
+        self.feed.applied(index);
         self.take_snapshot_if_worthwhile();
     }
 
-    /// Orders a snapshot when enough was applied since the last. Asked whenever something of that changes, so that the moment can't be missed.
     fn take_snapshot_if_worthwhile(&mut self) {
-        let since = self.applied_index.0.saturating_sub(self.snapshot_index.0);
-        if self.takes_snapshot || since < self.config.snapshot_after_entries {
-            return;
-        }
-        if let Some(snapshot) = self.log.snapshot_at(self.applied_index) {
-            self.takes_snapshot = true;
+        if let Some(snapshot) = self.feed.take_worthwhile_snapshot(&self.config, &self.log) {
             self.order(Effect::TakeSnapshot(snapshot));
         }
     }
@@ -369,9 +319,8 @@ impl Replica {
     /// Notes that the state up to `index` is durable, and drops the entries before it: but not the last few, which slow followers may need, and none
     /// after `needed`.
     pub fn snapshot_taken(&mut self, index: Index, needed: Index) {
-        self.takes_snapshot = false;
-        self.snapshot_index = self.snapshot_index.max(index.min(self.applied_index));
-        let kept = Index(self.snapshot_index.0.saturating_sub(self.config.kept_entries)).min(needed);
+        let snapshot_index = self.feed.snapshot_taken(index);
+        let kept = Index(snapshot_index.0.saturating_sub(self.config.kept_entries)).min(needed);
         if kept > self.log.base().index
             && let Some(snapshot) = self.log.snapshot_at(kept)
         {
@@ -386,29 +335,19 @@ impl Replica {
         self.unwritten.truncate_from(self.log.install(&snapshot));
         self.unwritten.append_from = None;
         self.unwritten.install = Some(snapshot.clone());
-        self.snapshot_index = snapshot.last.index;
-        self.installing = Some(snapshot);
-        self.reload = Reload::Idle;
+        self.feed.install(snapshot);
         self.announce_membership();
     }
 
     /// Takes entries that were read back, if they are the next to apply.
     pub fn loaded(&mut self, from: Index, entries: Option<Entries>) {
-        if self.reload != Reload::Asked(from) {
-            return;
-        }
-        self.reload = match entries {
-            Some(entries) => Reload::Here(entries),
-            None => Reload::Failed,
-        };
+        self.feed.loaded(from, entries);
     }
 
     /// Counts one tick: a promise comes to its end, and what could not be read may be readable now.
     pub fn tick(&mut self) {
         self.promised_ticks = self.promised_ticks.saturating_sub(1);
-        if self.reload == Reload::Failed {
-            self.reload = Reload::Idle;
-        }
+        self.feed.tick();
     }
 
     // Effects.
@@ -433,7 +372,7 @@ impl Replica {
 
     /// Drops what was withheld, for it belongs to a term or role that has ended.
     pub fn drop_withheld(&mut self) {
-        self.withheld.clear();
+        self.withheld = Vec::new();
     }
 
     /// Orders something other than a message or a write.
@@ -477,8 +416,8 @@ impl Replica {
             return mem::take(&mut self.notices);
         }
         let persist = self.take_persist();
-        let install = self.take_install();
-        let apply = self.take_apply();
+        let install = self.feed.take_install(&self.log);
+        let apply = self.feed.take_apply(&self.config, &self.log);
         self.log.evict(self.config.max_cached_bytes);
         let mut effects = mem::take(&mut self.orders);
         if let Some(write) = persist {
@@ -511,45 +450,5 @@ impl Replica {
             install: unwritten.install,
             entries: unwritten.append_from.map(|from| self.log.entries_from(from)).unwrap_or_default(),
         })
-    }
-
-    /// A snapshot replaces the state once the log rests on it, durably.
-    fn take_install(&mut self) -> Option<Snapshot> {
-        let durable_index = self.log.durable_index();
-        let snapshot = self.installing.take_if(|snapshot| snapshot.last.index <= durable_index)?;
-        self.applying_index = snapshot.last.index;
-        self.applying.push_back((snapshot.last.index, 0));
-        Some(snapshot)
-    }
-
-    /// Entries are applied once they are committed and durable here, so that a state is never ahead of its own log; and not many ahead of what the
-    /// state machine has done.
-    fn take_apply(&mut self) -> Option<Effect> {
-        let ready = self.log.commit_index().min(self.log.durable_index());
-        if self.installing.is_some() || ready <= self.applying_index {
-            return None;
-        }
-        let from = self.applying_index.next();
-        let max_bytes = self.config.max_applying_bytes.checked_sub(self.applying_bytes)?;
-        let mut entries = match mem::take(&mut self.reload) {
-            Reload::Here(entries) => entries,
-            Reload::Idle => match self.log.entries(from, ready, max_bytes) {
-                Some(entries) => entries,
-                None => {
-                    self.reload = Reload::Asked(from);
-                    return Some(Effect::Load { from, max_bytes });
-                }
-            },
-            waiting @ (Reload::Asked(_) | Reload::Failed) => {
-                self.reload = waiting;
-                return None;
-            }
-        };
-        entries.truncate(entries.partition_point(|entry| entry.id.index <= ready));
-        let bytes = entries.iter().map(Entry::size_bytes).sum();
-        self.applying_index = entries.last()?.id.index;
-        self.applying_bytes += bytes;
-        self.applying.push_back((self.applying_index, bytes));
-        Some(Effect::Apply(entries))
     }
 }

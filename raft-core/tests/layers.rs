@@ -20,6 +20,7 @@ const LAYERS: &[&[&str]] = &[
     // This node, whatever its role.
     &["recent", "terms", "timer"],
     &["log"],
+    &["feed"],
     &["replica"],
     // The parts of the leader, the roles, and who chooses between them.
     &["role::leader::lease"],
