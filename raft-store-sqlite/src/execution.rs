@@ -91,9 +91,12 @@ pub(crate) fn run(
     rule: Rule,
     budget: &mut Budget,
 ) -> Result<Vec<StatementResult>, Failure> {
-    let results = match cached(connection, &statement.sql) {
+    let compiled = if fence.may_use_compiled() { cached(connection, &statement.sql) } else { None };
+    let results = match compiled {
         Some(mut compiled) => {
-            run_one(connection, &mut compiled, &statement.parameters, rule, budget).map(|result| vec![result])
+            let result = run_one(connection, &mut compiled, &statement.parameters, rule, budget);
+            fence.check_ran_as_compiled(&compiled);
+            result.map(|result| vec![result])
         }
         None => run_all(connection, statement, rule, budget),
     };

@@ -69,6 +69,22 @@ pub(crate) fn verdict(context: &AuthContext<'_>) -> Verdict {
     }
 }
 
+/// Whether this changes what tables there are, and what hangs on them.
+pub(crate) fn changes_schema(action: &AuthAction<'_>) -> bool {
+    matches!(
+        action,
+        AuthAction::CreateTable { .. }
+            | AuthAction::CreateView { .. }
+            | AuthAction::CreateIndex { .. }
+            | AuthAction::CreateTrigger { .. }
+            | AuthAction::DropTable { .. }
+            | AuthAction::DropView { .. }
+            | AuthAction::DropIndex { .. }
+            | AuthAction::DropTrigger { .. }
+            | AuthAction::AlterTable { .. }
+    )
+}
+
 /// Why there is but one database.
 pub(crate) const NO_OTHER_DATABASE: &str =
     "ATTACH, DETACH and VACUUM are not allowed: SQL reaches the replicated database alone";

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rusqlite::config::DbConfig;
 use rusqlite::hooks::{Action, AuthContext, Authorization};
 use rusqlite::limits::Limit;
-use rusqlite::{Connection, OptionalExtension};
+use rusqlite::{Connection, OptionalExtension, Statement, StatementStatus};
 
 use crate::limits::{PARAMETERS, SQL_BYTES, SQL_STEPS, SQL_VALUE_BYTES};
 use crate::moment::{self, Moment, Present};
@@ -30,6 +30,10 @@ struct Guard {
     rowids_used_up: AtomicBool,
     /// How many millions of steps have been taken behind the fence.
     million_steps: AtomicU64,
+    /// Whether they are counted in order to stop a command.
+    counts_steps: AtomicBool,
+    /// Whether a client has changed the schema, or tried to, since the last transaction ended.
+    changes_schema: AtomicBool,
 }
 
 /// How many steps go by between two counts. So many that SQLite never counts this far while it compiles a statement:
@@ -54,6 +58,7 @@ impl Sandbox {
     /// Stops what takes more than [`SQL_STEPS`] behind the fence. Each statement must start to count from zero.
     pub(crate) fn bound_steps(&self, connection: &mut Connection) -> rusqlite::Result<()> {
         let guard = self.guard.clone();
+        guard.counts_steps.store(true, Ordering::Relaxed);
         let interval = i32::try_from(COUNTED_STEPS).expect("a million is small");
         connection.progress_handler(interval, Some(move || guard.took_steps() > SQL_STEPS / COUNTED_STEPS))
     }
@@ -65,6 +70,14 @@ impl Sandbox {
         self.guard.million_steps.store(0, Ordering::Relaxed);
         self.guard.on.store(true, Ordering::Relaxed);
         Fence { guard: &self.guard, _present: moment.begin() }
+    }
+
+    /// Forgets compiled statements if the schema was changed since this was called last, see [`Fence::may_use_compiled`]. For the end of a
+    /// transaction that was not undone.
+    pub(crate) fn end_transaction(&self, connection: &Connection) {
+        if self.guard.changes_schema.swap(false, Ordering::Relaxed) {
+            connection.flush_prepared_statement_cache();
+        }
     }
 }
 
@@ -86,6 +99,21 @@ impl Fence<'_> {
         let done = ours();
         self.guard.on.store(true, Ordering::Relaxed);
         done
+    }
+
+    /// Whether a statement that was compiled earlier may be run.
+    ///
+    /// After a change of the schema, or one that was undone, SQLite finds out as it runs that it must compile the statement again, which takes
+    /// a few steps. They count, so a statement could be stopped on a node that has it compiled, and not on one that has restarted since.
+    pub(crate) fn may_use_compiled(&self) -> bool {
+        !self.guard.changes_schema.load(Ordering::Relaxed)
+    }
+
+    /// Checks that SQLite ran a statement as it was compiled, where its steps count.
+    pub(crate) fn check_ran_as_compiled(&self, compiled: &Statement<'_>) {
+        let counts = self.guard.counts_steps.load(Ordering::Relaxed);
+        let was_outdated = compiled.get_status(StatementStatus::RePrepare) > 0;
+        debug_assert!(!(counts && was_outdated), "statements from before a change of the schema are not run");
     }
 
     /// Whether the command must fail whatever SQLite says, and why.
@@ -111,6 +139,9 @@ impl Guard {
     fn judge(&self, context: &AuthContext<'_>) -> Authorization {
         if !self.on.load(Ordering::Relaxed) {
             return Authorization::Allow;
+        }
+        if rules::changes_schema(&context.action) {
+            self.changes_schema.store(true, Ordering::Relaxed);
         }
         match rules::verdict(context) {
             Verdict::Allow => Authorization::Allow,

@@ -45,6 +45,7 @@ impl StateFile {
 
     /// Keeps a connection for the next who needs one.
     pub(crate) fn give_back(&self, connection: ReadConnection) {
+        connection.sandbox.end_transaction(&connection.connection);
         let generation = self.generation.read().unwrap_or_else(PoisonError::into_inner);
         // One that is still in a transaction would show the past, and so would one to a file that was replaced.
         if !connection.connection.is_autocommit() || connection.generation != *generation {

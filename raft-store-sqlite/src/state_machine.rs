@@ -14,6 +14,8 @@
 mod order;
 mod run;
 mod session;
+#[cfg(test)]
+mod steps;
 mod upkeep;
 
 use std::path::Path;
@@ -244,7 +246,9 @@ impl SqliteStateMachine {
 
     fn commit(&self) -> rusqlite::Result<()> {
         self.position.write(&self.connection)?;
-        run(&self.connection, "COMMIT")
+        run(&self.connection, "COMMIT")?;
+        self.sandbox.end_transaction(&self.connection);
+        Ok(())
     }
 
     /// Undoes the transaction, if SQLite has not done so itself.

@@ -17,14 +17,14 @@ use crate::step::{Action, Argument, Detail, KeyRange, Lookup, Put, Statement, St
 
 const TIME_MS: u64 = 1_795_437_296_789;
 
-struct Replica {
-    state: SqliteStateMachine,
+pub(super) struct Replica {
+    pub(super) state: SqliteStateMachine,
     applied: Index,
     folder: TempDir,
 }
 
 impl Replica {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let mut directory = DataDir::open(folder.path(), NodeId(1)).unwrap();
         directory.begin(ClusterId(7), &Stored::default()).unwrap();
@@ -38,7 +38,7 @@ impl Replica {
     }
 
     /// Applies all in one batch, after `time_ms`.
-    fn apply(&mut self, time_ms: u64, operations: &[Operation]) -> Vec<Answer> {
+    pub(super) fn apply(&mut self, time_ms: u64, operations: &[Operation]) -> Vec<Answer> {
         let entry = |(n, operation): (u64, &Operation)| {
             let session =
                 SessionId { client: n.to_be_bytes().to_vec().into(), opened_ms: time_ms, sequence: 1, answered: 0 };
@@ -56,7 +56,7 @@ impl Replica {
     }
 }
 
-fn sql(texts: &[&str]) -> Operation {
+pub(super) fn sql(texts: &[&str]) -> Operation {
     Operation::sql(texts.iter().map(|text| Statement::new(*text)))
 }
 
