@@ -95,7 +95,8 @@ fn a_caller_that_the_membership_does_not_name_is_heard() {
 
 #[test]
 fn identify_answers_those_who_have_not_begun() {
-    let node = TestNode::start(1);
+    let options = Options { contract: "rules=1 sqlite=3.54.1".to_owned(), ..Options::default() };
+    let node = TestNode::start_with(identity(1), "127.0.0.1:0", options);
     node.transport.use_membership(&membership([node.member(), TestNode::start(2).member()]));
     let newcomer = Identity { cluster: ClusterId(0), node: NodeId(2), incarnation: Incarnation(0xbad) };
     let answer = runtime()
@@ -104,6 +105,7 @@ fn identify_answers_those_who_have_not_begun() {
     let (id, member) = node.member();
     let this = Member { id: id.0, address: member.address, incarnation: member.incarnation.0, priority: 0 };
     assert_eq!((answer.protocol, answer.cluster_id, answer.complete), (1, CLUSTER.0, true));
+    assert_eq!(answer.contract, "rules=1 sqlite=3.54.1", "carried as it is");
     assert_eq!(answer.self_, Some(this));
     assert_eq!(answer.members.iter().map(|member| member.id).collect::<Vec<_>>(), [1, 2]);
     // It takes no part in Raft, though.

@@ -351,6 +351,8 @@ async fn a_node_that_would_apply_commands_otherwise_is_not_added() {
     let cluster = Cluster::start(1).await;
     let client = cluster.client();
     let ours = Contract::of_this_program().unwrap();
+    let equals = Cluster::start(2).await;
+    equals.settled(&[1, 2]).await;
     let other = Contract::from(format!("{ours} option=ENABLE_ICU").replace("rules=", "rules=1000").as_str());
     for (contract, expected) in [
         (other, "only there: option=ENABLE_ICU, rules=1000"),
@@ -377,6 +379,13 @@ async fn a_node_that_would_apply_commands_otherwise_is_not_added() {
     let mut peer = RaftServiceClient::new(direct(&cluster, 1).await);
     peer.identify(Handshake::new(from, NodeId(1)).stamp(request)).await.unwrap();
     cluster.place(1).says("node 2 would apply commands otherwise").await;
+    for id in [1, 2] {
+        let said = equals.place(id).log_text();
+        assert!(
+            !said.contains("applies commands") && !said.contains("apply commands"),
+            "equals are not told of: {said}"
+        );
+    }
 }
 
 #[tokio::test]
