@@ -1,11 +1,15 @@
 //! Three nodes of raft-core.
 
+use std::iter::Chain;
 use std::mem;
+use std::option::IntoIter;
 
 use raft_core::config::Config;
 use raft_core::effect::{Effect, Persist, RoleKind};
+use raft_core::entries::Entries;
 use raft_core::input::Input;
 use raft_core::membership::Membership;
+use raft_core::message::{Envelope, Message};
 use raft_core::node::Node;
 use raft_core::port::Stored;
 use raft_core::types::{Entry, EntryId, HardState, Index, Member, NodeId, Payload, RequestId, WriteId};
@@ -16,6 +20,8 @@ use crate::{Applied, Cluster, Load};
 pub struct CoreCluster {
     servers: Vec<Server>,
     leader: usize,
+    /// Where the nodes put their effects, which are carried out at once.
+    effects: Vec<Effect>,
 }
 
 /// A node and its driver.
@@ -31,7 +37,8 @@ pub struct Server {
 #[derive(Default)]
 struct Disk {
     hard_state: HardState,
-    entries: Vec<Entry>,
+    /// As they were written, none of them copied.
+    written: Vec<Entries>,
 }
 
 /// What the driver owes its node after it has carried out effects.
@@ -48,7 +55,7 @@ impl Cluster for CoreCluster {
         let ids = [1, 2, 3].map(NodeId);
         let membership = Membership::of_voters(ids.map(|id| (id, Member::default())).into());
         let servers = ids.map(|id| Server::new(id, Stored::first(membership.clone())));
-        let mut cluster = Self { servers: servers.into(), leader: 0 };
+        let mut cluster = Self { servers: servers.into(), leader: 0, effects: Vec::new() };
         while !cluster.has_leader() {
             cluster.tick();
         }
@@ -93,25 +100,28 @@ impl CoreCluster {
     fn settle(&mut self) {
         while self.servers.iter().any(|server| !server.inbox.is_empty()) {
             for id in 0..self.servers.len() {
-                self.take_turn(id);
+                if !self.servers[id].inbox.is_empty() {
+                    self.take_turn(id);
+                }
             }
         }
     }
 
+    /// Takes in all that waits, and then what that has made durable and applied, each in one step.
     fn take_turn(&mut self, id: usize) {
-        let mut debts = Debts::default();
         let mut inbox = mem::take(&mut self.servers[id].inbox);
-        for input in inbox.drain(..) {
-            self.step(id, input, &mut debts);
-        }
+        let mut debts = self.step(id, inbox.drain(..));
         self.servers[id].inbox = inbox;
-        while let Some(input) = debts.next() {
-            self.step(id, input, &mut debts);
+        while !debts.is_paid() {
+            debts = self.step(id, debts);
         }
     }
 
-    fn step(&mut self, id: usize, input: Input, debts: &mut Debts) {
-        for effect in self.servers[id].node.step(input) {
+    fn step(&mut self, id: usize, inputs: impl IntoIterator<Item = Input>) -> Debts {
+        let mut debts = Debts::default();
+        let mut effects = mem::take(&mut self.effects);
+        self.servers[id].node.step_all(inputs, &mut effects);
+        for effect in effects.drain(..) {
             let server = &mut self.servers[id];
             match effect {
                 Effect::Persist(write) => {
@@ -120,7 +130,7 @@ impl CoreCluster {
                 }
                 Effect::Send(envelope) => {
                     let to = envelope.to.0 as usize - 1;
-                    self.servers[to].inbox.push(Input::Receive(envelope));
+                    self.servers[to].inbox.push(Input::Receive(arrived(envelope)));
                 }
                 Effect::Apply(entries) => {
                     debts.applied = entries.last().map(|entry| entry.id.index);
@@ -129,13 +139,23 @@ impl CoreCluster {
                 _ => (),
             }
         }
+        self.effects = effects;
+        debts
     }
+}
+
+/// The message as its receiver has it: with entries of its own, which it can't share with the sender across a network.
+fn arrived(mut envelope: Envelope) -> Envelope {
+    if let Message::AppendEntries(append) = &mut envelope.message {
+        append.entries = append.entries.to_vec().into();
+    }
+    envelope
 }
 
 impl Server {
     fn new(id: NodeId, stored: Stored) -> Self {
         let config = Config { snapshot_after_entries: u64::MAX, ..Config::new(id) };
-        let disk = Disk { hard_state: stored.hard_state, entries: stored.entries.clone() };
+        let disk = Disk { hard_state: stored.hard_state, written: vec![stored.entries.clone().into()] };
         let node = Node::new(config, stored, EntryId::ZERO).expect("a new node starts");
         Self { node, inbox: Vec::new(), disk, applied: Applied::default() }
     }
@@ -153,15 +173,32 @@ impl Disk {
             self.hard_state = hard_state;
         }
         if let Some(from) = write.truncate_from {
-            self.entries.truncate(from.0 as usize - 1);
+            self.truncate(from.0 as usize - 1);
         }
-        self.entries.extend_from_slice(&write.entries);
+        self.written.push(write.entries);
+    }
+
+    /// Keeps the first `count` entries.
+    fn truncate(&mut self, mut count: usize) {
+        for entries in &mut self.written {
+            entries.truncate(count);
+            count -= entries.len();
+        }
     }
 }
 
 impl Debts {
-    /// One write stands for all that were ordered, as one sync would.
-    fn next(&mut self) -> Option<Input> {
-        self.written.take().map(Input::Persisted).or_else(|| self.applied.take().map(Input::Applied))
+    fn is_paid(&self) -> bool {
+        self.written.is_none() && self.applied.is_none()
+    }
+}
+
+/// One write stands for all that were ordered, as one sync would.
+impl IntoIterator for Debts {
+    type Item = Input;
+    type IntoIter = Chain<IntoIter<Input>, IntoIter<Input>>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.written.map(Input::Persisted).into_iter().chain(self.applied.map(Input::Applied))
     }
 }

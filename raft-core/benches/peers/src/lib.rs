@@ -6,18 +6,21 @@
 //! What is the same for all:
 //!
 //! - The payloads are made before the run and reference-counted, so none copies them. Messages are handed over as they are, without a codec.
-//! - Durable means appended to a vector of entries. An entry is acknowledged, and counted by the leader, only after that.
+//! - Durable means handed to a list of what was written. An entry is acknowledged, and counted by the leader, only after that.
 //! - Applying counts the commands and their bytes, which must be all in the end.
-//! - A node takes in all that waits for it before it writes once for all of that (where it lets its driver choose, as raft-core and raft-rs do).
+//! - A node takes in all that waits for it before it writes once for all of that (where it lets its driver choose, as raft-core and raft-rs do), and does
+//!   nothing where nothing waits.
+//! - What a node receives is its own: no two nodes share entries, as they could not across a network.
 //! - One thread. Pre-vote and check-quorum are on where there is a choice, and up to 1 MiB goes into one message.
 //! - Followers learn of the last commit by a heartbeat, except openraft's, who are told at once.
 //!
 //! What differs:
 //!
-//! - **raft-core** is driven by inputs and effects. A batch is one `Propose`. Its entries are shared by reference, also by the nodes: a follower takes in the
-//!   very entries that its leader has made, as messages are not encoded here.
+//! - **raft-core** is driven by inputs and effects, by `step_all`. A batch is one `Propose`. The log, the write and the state machine of a node share its
+//!   entries; the driver copies those of a message on their way to another node.
 //! - **raft-rs** is driven by its ready loop, over a store of our own that has no locks and takes entries by value, as its `MemStorage` does not. A batch
-//!   is one `MsgPropose` with many entries. Commits are not sent by themselves (`skip_bcast_commit`), which makes it faster.
+//!   is one `MsgPropose` with many entries. It copies entries itself, for its store, for each message and for applying them. Commits are not sent by
+//!   themselves (`skip_bcast_commit`), and appends that wait for the same follower become one (`batch_append`): both make it faster.
 //! - **openraft** drives itself, in tasks of a tokio runtime of one thread. A batch is as many `client_write_ff` as it has commands, all sent before
 //!   any is awaited. It answers when the leader has applied. Its tasks, channels and timers are in its figures; it has no way to do without.
 

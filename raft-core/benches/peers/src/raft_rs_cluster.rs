@@ -93,7 +93,9 @@ impl RaftRsCluster {
     fn settle(&mut self) {
         while self.servers.iter().any(|server| !server.inbox.is_empty()) {
             for id in 0..self.servers.len() {
-                self.take_turn(id);
+                if !self.servers[id].inbox.is_empty() {
+                    self.take_turn(id);
+                }
             }
         }
     }
@@ -146,6 +148,7 @@ impl Server {
             pre_vote: true,
             check_quorum: true,
             skip_bcast_commit: true,
+            batch_append: true,
             ..Config::default()
         };
         let membership = ConfState { voters: vec![1, 2, 3], ..ConfState::default() };
