@@ -91,8 +91,8 @@ pub(crate) fn run(
     rule: Rule,
     budget: &mut Budget,
 ) -> Result<Vec<StatementResult>, Failure> {
-    let compiled = if fence.may_use_compiled() { cached(connection, &statement.sql) } else { None };
-    let results = match compiled {
+    fence.forget_outdated(connection);
+    let results = match cached(connection, &statement.sql) {
         Some(mut compiled) => {
             let result = run_one(connection, &mut compiled, &statement.parameters, rule, budget);
             fence.check_ran_as_compiled(&compiled);

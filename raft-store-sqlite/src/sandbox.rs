@@ -72,7 +72,7 @@ impl Sandbox {
         Fence { guard: &self.guard, _present: moment.begin() }
     }
 
-    /// Forgets compiled statements if the schema was changed since this was called last, see [`Fence::may_use_compiled`]. For the end of a
+    /// Forgets compiled statements if the schema was changed since this was called last, see [`Fence::forget_outdated`]. For the end of a
     /// transaction that was not undone.
     pub(crate) fn end_transaction(&self, connection: &Connection) {
         if self.guard.changes_schema.swap(false, Ordering::Relaxed) {
@@ -101,12 +101,14 @@ impl Fence<'_> {
         done
     }
 
-    /// Whether a statement that was compiled earlier may be run.
+    /// Forgets statements that were compiled before a change of the schema, or before one was undone.
     ///
-    /// After a change of the schema, or one that was undone, SQLite finds out as it runs that it must compile the statement again, which takes
-    /// a few steps. They count, so a statement could be stopped on a node that has it compiled, and not on one that has restarted since.
-    pub(crate) fn may_use_compiled(&self) -> bool {
-        !self.guard.changes_schema.load(Ordering::Relaxed)
+    /// SQLite would find out as it runs them that it must compile them again, which takes a few steps. They count, so a statement
+    /// could be stopped on a node that has it compiled, and not on one that has restarted since.
+    pub(crate) fn forget_outdated(&self, connection: &Connection) {
+        if self.guard.changes_schema.load(Ordering::Relaxed) {
+            connection.flush_prepared_statement_cache();
+        }
     }
 
     /// Checks that SQLite ran a statement as it was compiled, where its steps count.

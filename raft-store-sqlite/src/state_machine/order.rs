@@ -51,7 +51,7 @@ impl Replica {
         self.state.apply(&entries).unwrap().into_iter().flatten().collect()
     }
 
-    fn dump(&self) -> String {
+    pub(super) fn dump(&self) -> String {
         crate::dump(&state_path(self.folder.path(), NodeId(1))).unwrap()
     }
 }
