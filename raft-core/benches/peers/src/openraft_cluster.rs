@@ -1,5 +1,7 @@
 //! Three nodes of openraft.
 
+#![expect(clippy::result_large_err, reason = "the errors of openraft are that large")]
+
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::io::Cursor;
