@@ -8,7 +8,7 @@ use raft_core::port::Stored;
 use raft_core::types::{ClusterId, EntryId, Identity, Incarnation, NodeId};
 
 use crate::error::Error;
-use crate::folder::{FolderLock, sync_folder};
+use crate::folder::{FolderLock, settle, sync_folder, write_ahead_path};
 use crate::log::{Beginning, SqliteLog};
 use crate::reader::Reader;
 use crate::snapshot::SnapshotFolder;
@@ -49,11 +49,14 @@ impl DataDir {
         let unwritable = |source| Error::Unwritable { path: folder.clone(), source };
         let lock = Arc::new(FolderLock::acquire(&folder)?);
         refuse_files_of_others(&folder, id)?;
-        let is_new = !log_path(&folder, id).try_exists().map_err(unwritable)?;
-        let log = SqliteLog::open(log_path(&folder, id), id, random_incarnation()?, lock.clone())?;
-        if is_new {
-            sync_folder(&folder).map_err(unwritable)?;
+        // Before anything reads them.
+        for file in [log_path(&folder, id), state_path(&folder, id)] {
+            for file in [write_ahead_path(&file), file] {
+                settle(&file).map_err(Error::io("making durable", &file))?;
+            }
         }
+        let log = SqliteLog::open(log_path(&folder, id), id, random_incarnation()?, lock.clone())?;
+        sync_folder(&folder).map_err(unwritable)?;
         let identity = log.identity();
         if identity.node != id {
             return Err(Error::OtherNode { path: folder, stored: identity.node, given: id });

@@ -3,7 +3,7 @@
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::DirBuilderExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::error::Error;
 
@@ -52,6 +52,40 @@ pub(crate) fn sync_folder(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
 
+/// Where SQLite keeps the write-ahead log of a file.
+pub(crate) fn write_ahead_path(file: &Path) -> PathBuf {
+    let mut path = file.as_os_str().to_owned();
+    path.push("-wal");
+    path.into()
+}
+
+/// Makes what a file holds durable, if it is there, and has it read from the disk from now on.
+///
+/// A process that was killed leaves what it has not synced, and one that an fsync failed leaves what is not on the disk and never
+/// will be: the system forgets that it has not written it. Whoever reads it then takes it for durable, and it is gone after a
+/// power loss.
+pub(crate) fn settle(file: &Path) -> io::Result<()> {
+    match File::open(file) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        opened => {
+            let file = opened?;
+            file.sync_all()?;
+            forget_cached(&file)
+        }
+    }
+}
+
+#[cfg(target_os = "linux")]
+fn forget_cached(file: &File) -> io::Result<()> {
+    Ok(rustix::fs::fadvise(file, 0, None, rustix::fs::Advice::DontNeed)?)
+}
+
+/// Other systems have no way to ask for it, or keep what they could not write.
+#[cfg(not(target_os = "linux"))]
+fn forget_cached(_: &File) -> io::Result<()> {
+    Ok(())
+}
+
 /// Removes a file, if it is there.
 pub(crate) fn remove_file(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
@@ -73,5 +107,47 @@ fn holder(file: &mut File) -> String {
     match (read, text.trim().parse::<u32>()) {
         (Ok(_), Ok(process)) => format!(" (pid {process})"),
         _ => String::new(),
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use std::io::IoSliceMut;
+
+    use rustix::fs::statfs;
+    use rustix::io::{Errno, ReadWriteFlags, preadv2};
+
+    use super::*;
+
+    const TMPFS_MAGIC: i64 = 0x0102_1994;
+
+    fn is_cached(file: &File) -> bool {
+        let mut byte = [0];
+        match preadv2(file, &mut [IoSliceMut::new(&mut byte)], 0, ReadWriteFlags::NOWAIT) {
+            Err(Errno::AGAIN) => false,
+            read => read.map(|_| true).unwrap(),
+        }
+    }
+
+    #[test]
+    fn a_settled_file_is_read_from_the_disk() {
+        let folder = tempfile::tempdir().unwrap();
+        if i64::from(statfs(folder.path()).unwrap().f_type) == TMPFS_MAGIC {
+            // There is no disk to read it from.
+            return;
+        }
+        let path = folder.path().join("file");
+        fs::write(&path, vec![7; 1 << 20]).unwrap();
+        let file = File::open(&path).unwrap();
+        assert!(is_cached(&file), "what was just written is in memory");
+        settle(&path).unwrap();
+        assert!(!is_cached(&file), "it has left memory");
+        assert_eq!(fs::read(&path).unwrap(), vec![7; 1 << 20]);
+    }
+
+    #[test]
+    fn a_file_that_is_not_there_is_settled() {
+        let folder = tempfile::tempdir().unwrap();
+        settle(&folder.path().join("none")).unwrap();
     }
 }

@@ -14,7 +14,9 @@ mod batches;
 mod load;
 mod records;
 mod upgrade;
+mod write_ahead;
 
+use std::fs::OpenOptions;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -61,6 +63,7 @@ impl SqliteLog {
         incarnation: Incarnation,
         lock: Arc<FolderLock>,
     ) -> Result<Self, Error> {
+        write_ahead::refuse_damage(&path)?;
         let identity = Identity { node, cluster: ClusterId(0), incarnation };
         let mut connection = schema::open(&path, &schema::LOG, |connection| {
             records::store_identity(connection, identity)?;
@@ -290,12 +293,21 @@ const KEPT_PAGES: u64 = 4096;
 /// Brings the file up to date, and reads what is in it besides entries.
 fn open_records(connection: &mut Connection) -> Result<(Identity, Beginning, End), Unreadable> {
     upgrade::pack(connection)?;
+    begin_write_ahead_anew(connection)?;
     let (identity, beginning) = (records::identity(connection)?, records::beginning(connection)?);
     let bounds = records::bounds(connection)?;
     if bounds != (Bounds { after: beginning.snapshot.last.index, end: batches::end(connection)? }) {
         return Err(Unreadable::Damaged("it does not begin or end where it did"));
     }
     Ok((identity, beginning, bounds.end))
+}
+
+/// What a crash has left of a transaction must not stand behind those of this process: see [`write_ahead`].
+fn begin_write_ahead_anew(connection: &Connection) -> Result<(), Error> {
+    let busy = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, bool>(0));
+    let busy = busy.map_err(Error::sqlite("emptying the write-ahead log"))?;
+    assert!(!busy, "nobody else has the log open");
+    Ok(())
 }
 
 fn refusal(unreadable: Unreadable, path: &Path) -> Error {
@@ -308,6 +320,14 @@ fn refusal(unreadable: Unreadable, path: &Path) -> Error {
 /// What SQLite can't do with a file and statements that are both ours is the fault of the disk.
 fn explained(error: Error, path: &Path) -> Error {
     match error {
+        Error::Sqlite { source, .. } if source.sqlite_error_code() == Some(ErrorCode::ReadOnly) => {
+            match OpenOptions::new().append(true).open(path) {
+                Ok(_) => {
+                    Error::DamagedFile { path: path.to_owned(), what: "it says that it is not to be written".into() }
+                }
+                Err(source) => Error::Unwritable { path: path.to_owned(), source },
+            }
+        }
         Error::Sqlite { doing, source } if is_damage(&source) => {
             Error::DamagedFile { path: path.to_owned(), what: format!("{doing} failed: {source}") }
         }
@@ -316,7 +336,9 @@ fn explained(error: Error, path: &Path) -> Error {
 }
 
 fn is_damage(error: &rusqlite::Error) -> bool {
-    use rusqlite::Error::{FromSqlConversionFailure, IntegralValueOutOfRange, InvalidColumnType, QueryReturnedNoRows};
+    use rusqlite::Error::{
+        FromSqlConversionFailure, IntegralValueOutOfRange, InvalidColumnType, QueryReturnedNoRows, SqlInputError,
+    };
     match error.sqlite_error_code() {
         Some(code) => matches!(
             code,
@@ -328,7 +350,11 @@ fn is_damage(error: &rusqlite::Error) -> bool {
         ),
         None => matches!(
             error,
-            FromSqlConversionFailure(..) | IntegralValueOutOfRange(..) | InvalidColumnType(..) | QueryReturnedNoRows
+            FromSqlConversionFailure(..)
+                | IntegralValueOutOfRange(..)
+                | InvalidColumnType(..)
+                | QueryReturnedNoRows
+                | SqlInputError { .. }
         ),
     }
 }

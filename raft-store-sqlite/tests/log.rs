@@ -290,7 +290,7 @@ fn a_log_that_was_long_for_once_gives_its_space_back() {
     drop(log);
     let size = pages(folder.path()) * 4096;
     assert!(size < 40 << 20, "{size} bytes for a log that has had 100 MB and has 600 small entries");
-    assert!(slowest < std::time::Duration::from_millis(500), "a write took {slowest:?}");
+    assert!(slowest < std::time::Duration::from_secs(2), "a write took {slowest:?}");
 }
 
 #[test]
