@@ -119,7 +119,7 @@ mod tests {
 
     use super::*;
 
-    const TMPFS_MAGIC: i64 = 0x0102_1994;
+    const TMPFS_MAGIC: rustix::fs::FsWord = 0x0102_1994;
 
     fn is_cached(file: &File) -> bool {
         let mut byte = [0];
@@ -132,7 +132,7 @@ mod tests {
     #[test]
     fn a_settled_file_is_read_from_the_disk() {
         let folder = tempfile::tempdir().unwrap();
-        if i64::from(statfs(folder.path()).unwrap().f_type) == TMPFS_MAGIC {
+        if statfs(folder.path()).unwrap().f_type == TMPFS_MAGIC {
             // There is no disk to read it from.
             return;
         }

@@ -13,7 +13,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::File;
-use std::io::{self, BufReader, Read};
+use std::io::{self, BufRead, BufReader, Read};
 use std::path::Path;
 
 use crate::error::Error;
@@ -37,7 +37,7 @@ const FRAME_HEADER_BYTES: usize = 24;
 /// As much of a disk as is written whole, or not at all.
 const SECTOR_BYTES: u64 = 512;
 
-fn find_damage(mut file: impl Read) -> io::Result<Option<String>> {
+fn find_damage(mut file: impl BufRead) -> io::Result<Option<String>> {
     let mut header = [0; HEADER_BYTES];
     if !fill(&mut file, &mut header)? {
         return Ok(None);
