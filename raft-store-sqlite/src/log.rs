@@ -336,27 +336,17 @@ fn explained(error: Error, path: &Path) -> Error {
 }
 
 fn is_damage(error: &rusqlite::Error) -> bool {
-    use rusqlite::Error::{
-        FromSqlConversionFailure, IntegralValueOutOfRange, InvalidColumnType, QueryReturnedNoRows, SqlInputError,
-    };
-    match error.sqlite_error_code() {
-        Some(code) => matches!(
+    // Without a code, a statement does not fit the tables, or a value its type.
+    error.sqlite_error_code().is_none_or(|code| {
+        matches!(
             code,
             ErrorCode::DatabaseCorrupt
                 | ErrorCode::NotADatabase
                 | ErrorCode::ConstraintViolation
                 | ErrorCode::TypeMismatch
                 | ErrorCode::Unknown
-        ),
-        None => matches!(
-            error,
-            FromSqlConversionFailure(..)
-                | IntegralValueOutOfRange(..)
-                | InvalidColumnType(..)
-                | QueryReturnedNoRows
-                | SqlInputError { .. }
-        ),
-    }
+        )
+    })
 }
 
 fn only_appends(write: &Persist) -> bool {

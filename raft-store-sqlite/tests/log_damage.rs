@@ -113,6 +113,7 @@ fn damage_to_what_is_kept_besides_entries_is_found() {
         "DELETE FROM hard_state",
         "UPDATE meta SET cluster_id = 'c3'",
         "UPDATE meta SET cluster_id = 'g'",
+        "UPDATE meta SET cluster_id = CAST(x'ff' AS TEXT)",
         "UPDATE meta SET incarnation = '7'",
         "UPDATE meta SET node_id = 2",
         "UPDATE meta SET checksum = NULL",
