@@ -183,7 +183,7 @@ impl SqliteStateMachine {
         let record = || {
             run(&self.connection, "BEGIN IMMEDIATE")?;
             self.position.applied = step.id;
-            self.position.advance_time(command.time_ms);
+            self.move_on(command.time_ms)?;
             let answer = Answer { revision: self.position.revision, outcome: Outcome::failed(message) };
             if let Some(session) = &command.session {
                 session::keep(&self.connection, session, &mut self.position, &answer)?;
@@ -200,8 +200,7 @@ impl SqliteStateMachine {
     }
 
     fn apply_command(&mut self, command: &Command, with_others: bool) -> Result<Ran, Error> {
-        self.position.advance_time(command.time_ms);
-        self.notice_term().map_err(Error::sqlite(APPLYING))?;
+        self.move_on(command.time_ms).map_err(Error::sqlite(APPLYING))?;
         if let Err(error) = command.check_parts() {
             return Ok(Ran::Answered(self.answer(Outcome::failed(error.to_string()))));
         }

@@ -88,11 +88,12 @@ pub(crate) fn expire(
     Ok(false)
 }
 
-/// Gives every lease its full time from now on, where that is longer: after a change of leaders, so that clients have had the chance to
-/// keep theirs alive.
-pub(crate) fn extend_all(connection: &Connection, time_ms: u64) -> rusqlite::Result<()> {
-    let extend = "UPDATE raft_leases SET deadline_ms = ?1 + ttl_ms WHERE deadline_ms < ?1 + ttl_ms";
-    connection.prepare_cached(extend)?.execute([time_ms]).map(|_| ())
+/// Gives every lease that lasted at `before_ms` its full time from `time_ms` on, where that is longer: after a change of leaders, so that
+/// clients have had the chance to keep theirs alive.
+pub(crate) fn extend_all(connection: &Connection, before_ms: u64, time_ms: u64) -> rusqlite::Result<()> {
+    let extend =
+        "UPDATE raft_leases SET deadline_ms = ?2 + ttl_ms WHERE deadline_ms > ?1 AND deadline_ms < ?2 + ttl_ms";
+    connection.prepare_cached(extend)?.execute((before_ms, time_ms)).map(|_| ())
 }
 
 /// Log time when the next lease is over.

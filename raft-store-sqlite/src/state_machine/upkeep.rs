@@ -48,12 +48,15 @@ impl SqliteStateMachine {
         Ok(Outcome::Expired { more: leases || history || sessions })
     }
 
-    /// After a change of leaders, nobody's lease is over before its holder has had the time to keep it.
-    pub(super) fn notice_term(&mut self) -> rusqlite::Result<()> {
+    /// Moves log time on to that of a command. After a change of leaders, no lease that lasted until then is over before its holder has
+    /// had the time to keep it; one that was over already, and may have been refused for that, stays so.
+    pub(super) fn move_on(&mut self, time_ms: u64) -> rusqlite::Result<()> {
+        let before_ms = self.position.time_ms;
+        self.position.advance_time(time_ms);
         let term = self.position.applied.term;
         if term > self.position.command_term {
             self.position.command_term = term;
-            lease::extend_all(&self.connection, self.position.time_ms)?;
+            lease::extend_all(&self.connection, before_ms, self.position.time_ms)?;
         }
         Ok(())
     }
