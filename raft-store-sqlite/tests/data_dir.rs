@@ -166,3 +166,26 @@ fn a_newer_format_is_refused() {
         );
     }
 }
+
+/// What the system has in memory may not be on the disk: see `folder::settle`.
+#[test]
+#[cfg(target_os = "linux")]
+fn files_are_read_from_the_disk_when_a_folder_is_opened() {
+    use rustix::io::{Errno, ReadWriteFlags};
+
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    begin(folder.path());
+    let path = state_path(folder.path(), NodeId(1));
+    std::fs::write(&path, vec![7; 8 << 20]).unwrap();
+    let file = std::fs::File::open(&path).unwrap();
+    let is_cached = || {
+        let mut byte = [0];
+        let mut buffers = [std::io::IoSliceMut::new(&mut byte)];
+        !matches!(rustix::io::preadv2(&file, &mut buffers, 4 << 20, ReadWriteFlags::NOWAIT), Err(Errno::AGAIN))
+    };
+    assert!(is_cached(), "what was just written is in memory");
+    drop(DataDir::open(folder.path(), NodeId(1)).unwrap());
+    // In memory alone, or where the system can't tell, there is nothing to see.
+    let has_disk = rustix::fs::statfs(folder.path()).unwrap().f_type != 0x0102_1994;
+    assert!(!has_disk || !is_cached(), "it has left memory");
+}

@@ -250,3 +250,24 @@ fn a_write_ahead_log_that_a_crash_cut_short_is_no_damage() {
         assert_eq!(content, image.contents[last - 1].1, "cut at {length}");
     }
 }
+
+/// What the first crash has left must not look like something later than what the second has torn.
+#[test]
+fn a_second_crash_is_no_damage_either() {
+    let image = Image::of_a_running_log();
+    let folder = image.folder.path();
+    let last = image.contents.len() - 1;
+    let (last_write, before) = &image.contents[last - 1];
+    // The rest of a long write, without its first frame.
+    std::fs::write(log_file(folder), &image.log).unwrap();
+    std::fs::write(wal_file(folder), flipped(&image.wal, last_write + FRAME_HEADER_BYTES)).unwrap();
+    let mut log = DataDir::open(folder, NodeId(1)).unwrap().into_parts().unwrap().log;
+    assert_eq!(log.load().unwrap(), before.stored);
+    log.write(&[append(vec![blob(6, 2, "short")])]).unwrap();
+    let (file, wal) = (std::fs::read(log_file(folder)).unwrap(), std::fs::read(wal_file(folder)).unwrap());
+    drop(log);
+    // And a short one after it, likewise: it begins where the first did, or the file does.
+    let begins_at = if wal.len() < image.wal.len() { WAL_HEADER_BYTES } else { *last_write };
+    let content = image.read(&file, &flipped(&wal, begins_at + FRAME_HEADER_BYTES)).unwrap();
+    assert_eq!(&content, before);
+}
