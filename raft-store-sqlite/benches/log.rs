@@ -29,8 +29,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         let rounds = if is_bench { rounds } else { 20 };
         let (mut by_file, mut by_log) = (Latencies::new(rows)?, Latencies::new(rows)?);
         for round in 0..rounds + rounds / 4 {
-            let entries = log.next_entries(rows);
-            let (file, log) = (timed(|| file.append(&entries))?, timed(|| log.append(&entries))?);
+            let write = log.next_write(rows);
+            let (file, log) = (timed(|| file.append(&write.entries))?, timed(|| log.append(&write))?);
             // The first rounds make the files as large as they then stay.
             if round >= rounds / 4 {
                 by_file.record(file)?;
@@ -100,18 +100,18 @@ impl Log {
         Ok(Self { log: folder.into_parts()?.log, last: Index(0) })
     }
 
-    fn next_entries(&mut self, rows: u64) -> Vec<Entry> {
+    fn next_write(&mut self, rows: u64) -> Persist {
         let first = self.last.next().0;
         self.last = Index(self.last.0 + rows);
         let entry = |index| {
             let payload = Bytes::from(vec![index as u8; PAYLOAD_BYTES]);
             Entry { id: EntryId::new(Index(index), Term(1)), payload: Payload::Command(payload) }
         };
-        (first..first + rows).map(entry).collect()
+        Persist { entries: (first..first + rows).map(entry).collect(), ..Persist::default() }
     }
 
-    fn append(&mut self, entries: &[Entry]) -> Result<(), Box<dyn Error>> {
-        Ok(self.log.write(&[Persist { entries: entries.to_vec().into(), ..Persist::default() }])?)
+    fn append(&mut self, write: &Persist) -> Result<(), Box<dyn Error>> {
+        Ok(self.log.write(std::slice::from_ref(write))?)
     }
 }
 

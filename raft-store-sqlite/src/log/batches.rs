@@ -39,7 +39,8 @@ pub(super) fn append<'a>(
 ) -> Result<End, Error> {
     let mut entries = entries.into_iter().peekable();
     while let Some(first) = entries.peek().map(|entry| entry.id.index) {
-        let mut packed = BytesMut::new();
+        // What is not touched costs nothing.
+        let mut packed = BytesMut::with_capacity(BATCH_BYTES / 4);
         while let Some(entry) = entries.next_if(|_| packed.len() < BATCH_BYTES) {
             pack(entry, &mut packed);
             end.last = entry.id.index;
