@@ -6,7 +6,7 @@
 mod answer;
 mod command;
 mod value;
-mod wire;
+pub(crate) mod wire;
 
 use std::ops::RangeInclusive;
 
@@ -16,8 +16,10 @@ use raft_core::membership::Membership;
 use raft_core::types::{Incarnation, Member, NodeId};
 
 use crate::answer::Answer;
+use crate::change::{RowChange, RowChanges};
 use crate::command::Command;
 use crate::error::Error;
+use crate::step::Value;
 
 /// The versions of each format that are known. The first byte, so that it can never be taken for what follows.
 ///
@@ -88,6 +90,22 @@ pub(crate) fn encode_answer(answer: &Answer) -> Bytes {
 /// Reads what [`encode_answer`] wrote.
 pub(crate) fn decode_answer(bytes: &[u8]) -> Result<Answer, Error> {
     answer::answer_from(unpack("a stored answer", ANSWER, bytes)?)
+}
+
+/// Reads the values of a row.
+pub(crate) fn decode_row(bytes: &[u8]) -> Result<Vec<Value>, Error> {
+    let row = wire::Row::decode(bytes).map_err(|error| bad("a row", &error.to_string()))?;
+    row.values.into_iter().map(|value| value::value_from(Some(value))).collect()
+}
+
+/// Reads what a command did to the rows of a table.
+pub(crate) fn decode_row_changes(bytes: &[u8]) -> Result<RowChanges, Error> {
+    const WHAT: &str = "a change of rows";
+    let message = wire::RowChanges::decode(bytes).map_err(|error| bad(WHAT, &error.to_string()))?;
+    let image = |image: Option<Bytes>| image.map(|image| decode_row(&image)).transpose();
+    let row = |row: wire::RowChange| Ok(RowChange { before: image(row.before)?, after: image(row.after)? });
+    let wire::RowChanges { table, columns, rows, too_many } = message;
+    Ok(RowChanges { table, columns, rows: rows.into_iter().map(row).collect::<Result<_, Error>>()?, too_many })
 }
 
 fn pack(versions: RangeInclusive<u8>, message: &impl Message) -> Bytes {

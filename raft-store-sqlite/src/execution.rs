@@ -3,6 +3,8 @@
 //! A text may hold several statements. Each is compiled after the one before it ran, since that may have made the table
 //! it is about. So what follows a statement is found by SQLite as it goes, and a text is never cut by us.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use rusqlite::fallible_iterator::FallibleIterator;
 use rusqlite::types::{ToSqlOutput, ValueRef};
@@ -10,6 +12,7 @@ use rusqlite::{Batch, CachedStatement, Connection, Row, StatementStatus, ToSql, 
 
 use crate::answer::{KeyValue, StatementResult};
 use crate::limits;
+use crate::rows::RowWatch;
 use crate::rules::{NO_OTHER_DATABASE, NO_TIME_ZONE, READ_ONLY_KV};
 use crate::sandbox::Fence;
 use crate::step::{Argument, Parameter, Statement, Value};
@@ -90,15 +93,17 @@ pub(crate) fn run(
     statement: &Statement,
     rule: Rule,
     budget: &mut Budget,
+    rows: Option<&mut RowWatch>,
 ) -> Result<Vec<StatementResult>, Failure> {
     fence.forget_outdated(connection);
+    let mut runner = Runner { connection, fence, rule, budget, rows };
     let results = match cached(connection, &statement.sql) {
         Some(mut compiled) => {
-            let result = run_one(connection, &mut compiled, &statement.parameters, rule, budget);
+            let result = runner.run_one(&mut compiled, statement);
             fence.check_ran_as_compiled(&compiled);
             result.map(|result| vec![result])
         }
-        None => run_all(connection, statement, rule, budget),
+        None => runner.run_all(statement),
     };
     results.map_err(|failure| explain(failure, fence))
 }
@@ -107,7 +112,9 @@ pub(crate) fn run(
 fn cached<'a>(connection: &'a Connection, sql: &str) -> Option<CachedStatement<'a>> {
     const LONGEST: usize = 4096;
     let single = sql.trim_end_matches(|end: char| end == ';' || end.is_ascii_whitespace());
-    if single.len() > LONGEST || single.contains(';') || first_word(single).is_empty() {
+    // What changes tables must be compiled each time, for that is when it is told from the rest.
+    const CACHED: [&str; 7] = ["SELECT", "INSERT", "UPDATE", "DELETE", "REPLACE", "WITH", "VALUES"];
+    if single.len() > LONGEST || single.contains(';') || !CACHED.contains(&&*first_word(single)) {
         return None;
     }
     // No statement of our own begins like this, so a client's can't take one from the cache that was compiled without
@@ -115,48 +122,72 @@ fn cached<'a>(connection: &'a Connection, sql: &str) -> Option<CachedStatement<'
     connection.prepare_cached(&format!("/* sql */ {single}")).ok()
 }
 
-fn run_all(
-    connection: &Connection,
-    text: &Statement,
+/// What statements are run with.
+struct Runner<'a> {
+    connection: &'a Connection,
+    fence: &'a Fence<'a>,
     rule: Rule,
-    budget: &mut Budget,
-) -> Result<Vec<StatementResult>, Failure> {
-    let mut results = Vec::new();
-    let mut statements = Batch::new(connection, &text.sql);
-    while let Some(mut compiled) = statements.next().map_err(failure)? {
-        if !results.is_empty() && !text.parameters.is_empty() {
-            return Err(statement("a text with parameters can hold one SQL statement only"));
-        }
-        results.push(run_one(connection, &mut compiled, &text.parameters, rule, budget)?);
-    }
-    if results.is_empty() {
-        return Err(statement("there is no SQL statement"));
-    }
-    Ok(results)
+    budget: &'a mut Budget,
+    /// Who watches the rows that they change, if anybody does.
+    rows: Option<&'a mut RowWatch>,
 }
 
-fn run_one(
-    connection: &Connection,
-    compiled: &mut rusqlite::Statement<'_>,
-    parameters: &[Parameter],
-    rule: Rule,
-    budget: &mut Budget,
-) -> Result<StatementResult, Failure> {
-    rule(compiled)?;
-    budget.spend_statement()?;
-    bind(compiled, parameters)?;
-    // The statement may come from the cache, with the steps of earlier runs.
-    compiled.reset_status(StatementStatus::VmStep);
-    let changes_before = connection.total_changes();
-    let (columns, rows) = gather(compiled, budget)?;
-    let changed = connection.total_changes() != changes_before;
-    Ok(StatementResult {
-        columns,
-        rows,
-        // SQLite's own number stays that of an earlier statement if this one is not of the kind that changes rows.
-        rows_affected: if changed { connection.changes() } else { 0 },
-        last_insert_id: connection.last_insert_rowid(),
-    })
+impl Runner<'_> {
+    fn run_all(&mut self, text: &Statement) -> Result<Vec<StatementResult>, Failure> {
+        let mut results = Vec::new();
+        let mut statements = Batch::new(self.connection, &text.sql);
+        while let Some(mut compiled) = statements.next().map_err(failure)? {
+            if !results.is_empty() && !text.parameters.is_empty() {
+                return Err(statement("a text with parameters can hold one SQL statement only"));
+            }
+            results.push(self.run_one(&mut compiled, text)?);
+        }
+        if results.is_empty() {
+            return Err(statement("there is no SQL statement"));
+        }
+        Ok(results)
+    }
+
+    fn run_one(
+        &mut self,
+        compiled: &mut rusqlite::Statement<'_>,
+        text: &Statement,
+    ) -> Result<StatementResult, Failure> {
+        (self.rule)(compiled)?;
+        self.budget.spend_statement()?;
+        let touched = self.fence.take_touched_tables();
+        self.watch(&touched, text).map_err(Failure::Sqlite)?;
+        bind(compiled, &text.parameters)?;
+        // The statement may come from the cache, with the steps of earlier runs.
+        compiled.reset_status(StatementStatus::VmStep);
+        let changes_before = self.connection.total_changes();
+        let (columns, rows) = gather(compiled, self.budget)?;
+        let changed = self.connection.total_changes() != changes_before;
+        let result = StatementResult {
+            columns,
+            rows,
+            // SQLite's own number stays that of an earlier statement if this one is not of the kind that changes rows.
+            rows_affected: if changed { self.connection.changes() } else { 0 },
+            last_insert_id: self.connection.last_insert_rowid(),
+        };
+        // What SQLite compiles in the course of a change of a table is not another.
+        self.fence.take_touched_tables();
+        if !touched.is_empty()
+            && let Some(rows) = &mut self.rows
+        {
+            self.fence.aside(|| rows.put_up_again(self.connection, &touched)).map_err(Failure::Sqlite)?;
+        }
+        Ok(result)
+    }
+
+    fn watch(&mut self, touched: &BTreeSet<String>, text: &Statement) -> rusqlite::Result<()> {
+        let Some(rows) = &mut self.rows else { return Ok(()) };
+        rows.begin_statement(&text.sql);
+        if !touched.is_empty() {
+            self.fence.aside(|| rows.take_down(self.connection, touched))?;
+        }
+        Ok(())
+    }
 }
 
 /// Steps to the end.

@@ -4,6 +4,7 @@
 //! that it was deleted, until that is forgotten. `raft_changes` names the keys that each revision changed, in order.
 
 pub(crate) mod bytes;
+pub(crate) mod changes;
 pub(crate) mod compaction;
 pub(crate) mod lease;
 pub(crate) mod lookup;
@@ -71,6 +72,14 @@ impl Changes {
         connection.prepare_cached(gone)?.execute((&key, self.revision))?;
         self.note(connection, &key)?;
         Ok(true)
+    }
+
+    /// Notes what was done to the rows of a table.
+    pub(crate) fn note_rows(&mut self, connection: &Connection, rows: &[u8]) -> rusqlite::Result<()> {
+        let note = "INSERT INTO raft_changes (revision, part, rows) VALUES (?1, ?2, ?3)";
+        connection.prepare_cached(note)?.execute((self.revision, self.count, rows))?;
+        self.count += 1;
+        Ok(())
     }
 
     /// Keeps a key as it is in history, if it is there.

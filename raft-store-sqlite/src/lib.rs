@@ -45,6 +45,7 @@
 //! ```
 
 mod answer;
+mod change;
 mod clock;
 mod codec;
 mod command;
@@ -61,6 +62,7 @@ mod moment;
 mod position;
 mod program;
 mod reader;
+mod rows;
 mod rules;
 mod sandbox;
 mod schema;
@@ -70,6 +72,7 @@ mod state_machine;
 mod step;
 
 pub use answer::{Answer, Found, KeyValue, Outcome, StatementResult, StepResult};
+pub use change::{Change, Changed, RowChange, RowChanges};
 pub use command::{Command, Operation, SessionId};
 pub use contract::{Contract, ContractMismatch};
 pub use data_dir::{DataDir, Parts, log_path, state_path};

@@ -30,6 +30,8 @@ pub const DELETED: usize = 100_000;
 /// The most rows that one [`Operation::Expire`](crate::Operation::Expire) or [`Operation::Compact`](crate::Operation::Compact) removes of
 /// each kind; the next goes on.
 pub const EXPIRED: usize = 1000;
+/// The most bytes of rows that a command may change and have each told: their keys, and what they were and are.
+pub const CHANGE_BYTES: usize = 4 << 20;
 /// The longest time that a lease may be granted for, in milliseconds: a hundred years.
 pub const LEASE_MS: u64 = 100 * 365 * 24 * 60 * 60 * 1000;
 /// How long a session lasts that is not used, in milliseconds of log time.

@@ -11,6 +11,7 @@ use crate::execution::{self, Budget, Failure as SqlFailure, Rule, statement};
 use crate::kv::lookup::lookup;
 use crate::kv::{self, Changes, lease};
 use crate::limits;
+use crate::rows::RowWatch;
 use crate::sandbox::Fence;
 use crate::step::{
     Action, Argument, Compare, Detail, Expect, KeyRange, Lookup, Output, Parameter, Put, Relation, Statement, Step,
@@ -56,6 +57,8 @@ pub(crate) struct Run<'a> {
     pub(crate) time_ms: u64,
     /// What is changed. None if nothing may be.
     pub(crate) changes: Option<&'a mut Changes>,
+    /// Who watches the rows that are changed.
+    pub(crate) rows: Option<&'a mut RowWatch>,
 }
 
 /// Which revisions can be read: from the first to the last.
@@ -144,7 +147,8 @@ impl Run<'_> {
 
     fn sql(&mut self, statement: &Statement, earlier: &[StepResult]) -> Result<StepResult, Failure> {
         let statement = with_values(statement, earlier)?;
-        let ran = execution::run(self.connection, self.fence, &statement, self.rule, &mut self.budget);
+        let Self { connection, fence, rule, budget, rows, .. } = self;
+        let ran = execution::run(connection, fence, &statement, *rule, budget, rows.as_deref_mut());
         if let Some(why) = self.fence.overstepped() {
             return Err(SqlFailure::Refused(why).into());
         }

@@ -10,10 +10,11 @@ use rusqlite::fallible_iterator::FallibleIterator;
 use rusqlite::{Batch, Connection, ErrorCode};
 
 use crate::answer::{Found, KeyValue, StatementResult, StepResult};
+use crate::change::Change;
 use crate::error::Error;
 use crate::execution::{self, Budget, Failure as SqlFailure, first_word};
-use crate::kv::compaction;
 use crate::kv::lease::{self, Lease};
+use crate::kv::{changes, compaction};
 use crate::moment::{Moment, now_ms, random_seed};
 use crate::position::Position;
 use crate::program::{Failure, Run};
@@ -122,6 +123,21 @@ impl Reader {
         Ok(Seen { revision, applied, value: found.unwrap_or_default() })
     }
 
+    /// What the revisions after `after` have changed, in order: whole revisions, at least one if there is one, and then as many as fit in
+    /// `max_bytes`, about. None of them is left out, and each is told once.
+    ///
+    /// # Errors
+    /// [`Error::Compacted`] if some of them are forgotten; others if the file can't be read.
+    pub fn changes(&self, after: u64, max_bytes: usize) -> Result<Seen<Vec<Change>>, Error> {
+        self.look(|reading, position| {
+            if after < position.compacted {
+                let (revision, first) = (after.saturating_add(1), position.compacted.saturating_add(1));
+                return Err(Failure::Revision(Error::Compacted { revision, first }));
+            }
+            changes::read(&reading.connection, after.min(position.revision), max_bytes)
+        })
+    }
+
     /// The leases that are not over, or only the one; with their keys, if `keys`.
     ///
     /// # Errors
@@ -197,6 +213,7 @@ impl Reader {
                 readable: position.readable(),
                 time_ms: position.time_ms,
                 changes: None,
+                rows: None,
             };
             program.steps(steps)
         })

@@ -44,6 +44,11 @@ pub(crate) fn verdict(context: &AuthContext<'_>) -> Verdict {
             Verdict::Allow => own_name(table),
             refused => refused,
         },
+        // Triggers of ours are what calls these. Nobody else's are named so.
+        AuthAction::Function { function_name } if is_own(function_name) => match context.accessor {
+            Some(trigger) if is_own(trigger) => Verdict::Allow,
+            _ => refuse(format!("{function_name}() is not allowed: it belongs to RaftKV")),
+        },
         AuthAction::Function { function_name } => function(function_name),
         AuthAction::Pragma { pragma_name, .. } => pragma(pragma_name),
         AuthAction::Transaction { .. } | AuthAction::Savepoint { .. } => refuse(
@@ -99,7 +104,7 @@ pub(crate) const READ_ONLY_KV: &str = "kv can only be read by SQL: change it wit
 const TEMPORARY: &str = "temporary tables, views, indexes and triggers are not allowed: they would not be replicated";
 
 /// Whether a name is one of ours, or kept for us.
-fn is_own(name: &str) -> bool {
+pub(crate) fn is_own(name: &str) -> bool {
     name.eq_ignore_ascii_case("kv") || name.get(..5).is_some_and(|prefix| prefix.eq_ignore_ascii_case("raft_"))
 }
 
@@ -148,6 +153,18 @@ fn write(action: &AuthAction<'_>, table: &str, column: &str) -> Verdict {
         return refuse("sqlite_sequence can't be set: insert a row with the id to go on from instead");
     }
     Verdict::Allow
+}
+
+/// The table that is made, changed, dropped or indexed.
+pub(crate) fn touched_table<'a>(action: &AuthAction<'a>) -> Option<&'a str> {
+    match *action {
+        AuthAction::CreateTable { table_name: table }
+        | AuthAction::DropTable { table_name: table }
+        | AuthAction::AlterTable { table_name: table, .. }
+        | AuthAction::CreateIndex { table_name: table, .. }
+        | AuthAction::DropIndex { table_name: table, .. } => Some(table),
+        _ => None,
+    }
 }
 
 fn function(name: &str) -> Verdict {

@@ -3,11 +3,12 @@
 //! What it lets through is for the [rules](crate::rules). Our own statements on the same connection are not asked about. No trigger or foreign key of a
 //! user can hang on our tables (see [`own_schema_is_whole`]), so they run no code of anybody else.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rusqlite::config::DbConfig;
-use rusqlite::hooks::{Action, AuthContext, Authorization};
+use rusqlite::hooks::{Action, AuthAction, AuthContext, Authorization};
 use rusqlite::limits::Limit;
 use rusqlite::{Connection, OptionalExtension, Statement, StatementStatus};
 
@@ -28,6 +29,8 @@ struct Guard {
     reason: Mutex<Option<String>>,
     /// Whether a row got the greatest rowid there is.
     rowids_used_up: AtomicBool,
+    /// The tables that statements make, change or drop, or index, of those that were compiled.
+    touched_tables: Mutex<BTreeSet<String>>,
     /// How many millions of steps have been taken behind the fence.
     million_steps: AtomicU64,
     /// Whether they are counted in order to stop a command.
@@ -67,6 +70,7 @@ impl Sandbox {
     pub(crate) fn enter(&self, moment: Moment) -> Fence<'_> {
         self.guard.take_reason();
         self.guard.rowids_used_up.store(false, Ordering::Relaxed);
+        self.guard.take_touched_tables();
         self.guard.million_steps.store(0, Ordering::Relaxed);
         self.guard.on.store(true, Ordering::Relaxed);
         Fence { guard: &self.guard, _present: moment.begin() }
@@ -91,6 +95,11 @@ impl Fence<'_> {
     /// Why the statement that just failed was refused, if that is why it failed.
     pub(crate) fn refusal(&self) -> Option<String> {
         self.guard.take_reason()
+    }
+
+    /// Which tables are made, changed, dropped or indexed by what was compiled since this was last asked.
+    pub(crate) fn take_touched_tables(&self) -> BTreeSet<String> {
+        self.guard.take_touched_tables()
     }
 
     /// Does what is ours, for which the fence is not meant.
@@ -145,7 +154,18 @@ impl Guard {
         if rules::changes_schema(&context.action) {
             self.changes_schema.store(true, Ordering::Relaxed);
         }
+        if let Some(table) = rules::touched_table(&context.action) {
+            self.touched_tables.lock().unwrap_or_else(PoisonError::into_inner).insert(table.to_owned());
+        }
+        let is_left_with_its_table = || match context.action {
+            AuthAction::DropTempTrigger { trigger_name, table_name } => {
+                rules::is_own(trigger_name) && self.is_touched(table_name)
+            }
+            _ => false,
+        };
         match rules::verdict(context) {
+            // A trigger of ours goes with its table.
+            Verdict::Refuse(_) if is_left_with_its_table() => Authorization::Allow,
             Verdict::Allow => Authorization::Allow,
             Verdict::Hide => Authorization::Ignore,
             Verdict::Refuse(reason) => {
@@ -153,6 +173,14 @@ impl Guard {
                 Authorization::Deny
             }
         }
+    }
+
+    fn is_touched(&self, table: &str) -> bool {
+        self.touched_tables.lock().unwrap_or_else(PoisonError::into_inner).contains(table)
+    }
+
+    fn take_touched_tables(&self) -> BTreeSet<String> {
+        std::mem::take(&mut *self.touched_tables.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn take_reason(&self) -> Option<String> {

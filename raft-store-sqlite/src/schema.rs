@@ -219,13 +219,14 @@ const STATE_2: &str = "
             revision INTEGER NOT NULL,
             part INTEGER NOT NULL,
             key ANY,
+            rows BLOB,
             PRIMARY KEY (revision, part)
         ) STRICT, WITHOUT ROWID;
         INSERT INTO raft_kv SELECT k.key, h.value, k.create_revision, k.mod_revision, k.version, h.lease
             FROM raft_kv_1 AS k JOIN raft_kv_history_1 AS h ON h.revision = k.mod_revision AND h.part = k.mod_part;
         INSERT INTO raft_kv_history SELECT key, revision, value, create_revision, version, lease FROM raft_kv_history_1 AS h
             WHERE NOT EXISTS (SELECT 1 FROM raft_kv AS k WHERE k.key = h.key AND k.mod_revision = h.revision);
-        INSERT INTO raft_changes SELECT revision, part, key FROM raft_kv_history_1;
+        INSERT INTO raft_changes SELECT revision, part, key, NULL FROM raft_kv_history_1;
         DROP TABLE raft_kv_1;
         DROP TABLE raft_kv_history_1;
         CREATE INDEX raft_kv_by_lease ON raft_kv (lease) WHERE lease <> 0;

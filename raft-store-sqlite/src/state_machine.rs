@@ -31,6 +31,7 @@ use crate::answer::{Answer, Outcome};
 use crate::command::{Command, Operation};
 use crate::error::Error;
 use crate::position::{Position, expect_cluster};
+use crate::rows::RowWatch;
 use crate::sandbox::{self, Sandbox};
 use crate::schema::{self, run};
 use crate::snapshot::{Captures, SnapshotFolder};
@@ -48,6 +49,7 @@ pub struct SqliteStateMachine {
     sandbox: Sandbox,
     position: Position,
     schema: SchemaWatch,
+    rows: RowWatch,
     file: Arc<StateFile>,
     cluster: ClusterId,
     snapshots: Arc<SnapshotFolder>,
@@ -63,6 +65,7 @@ struct Opened {
     sandbox: Sandbox,
     position: Position,
     schema: SchemaWatch,
+    rows: RowWatch,
 }
 
 /// What must be known of the tables that clients have made.
@@ -103,10 +106,22 @@ impl SqliteStateMachine {
         cluster: ClusterId,
         snapshots: Arc<SnapshotFolder>,
     ) -> Result<Self, Error> {
-        let Opened { connection, sandbox, position, schema } = Opened::open(file.path(), cluster)?;
+        let Opened { connection, sandbox, position, schema, rows } = Opened::open(file.path(), cluster)?;
         let captures = Captures::new(snapshots.clone());
         let durable = None;
-        Ok(Self { connection, sandbox, position, schema, file, cluster, snapshots, captures, durable, failed: false })
+        Ok(Self {
+            connection,
+            sandbox,
+            position,
+            schema,
+            rows,
+            file,
+            cluster,
+            snapshots,
+            captures,
+            durable,
+            failed: false,
+        })
     }
 
     /// What a state file says was applied, without any check. Zero if there is none, or none that holds anything.
@@ -243,9 +258,10 @@ impl SqliteStateMachine {
         Answer { revision: self.position.revision, outcome }
     }
 
-    fn commit(&self) -> rusqlite::Result<()> {
+    fn commit(&mut self) -> rusqlite::Result<()> {
         self.position.write(&self.connection)?;
         run(&self.connection, "COMMIT")?;
+        self.rows.end_transaction();
         self.sandbox.end_transaction(&self.connection);
         Ok(())
     }
@@ -257,7 +273,7 @@ impl SqliteStateMachine {
         }
         self.position = before;
         self.schema.seen = None;
-        Ok(())
+        self.rows.undo(&self.connection).map_err(Error::sqlite(APPLYING))
     }
 
     /// Makes all that was committed durable: a commit does so for those before it, if SQLite is told to wait for the disk and
@@ -279,8 +295,9 @@ impl SqliteStateMachine {
         let leave = self.connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true);
         leave.map_err(Error::sqlite("closing the old state"))?;
         let opened = self.file.replace(&staged, |path| Opened::open(path, self.cluster))?;
-        let Opened { connection, sandbox, position, schema } = opened;
-        (self.connection, self.sandbox, self.position, self.schema) = (connection, sandbox, position, schema);
+        let Opened { connection, sandbox, position, schema, rows } = opened;
+        (self.connection, self.sandbox, self.position) = (connection, sandbox, position);
+        (self.schema, self.rows) = (schema, rows);
         if self.position.applied != snapshot.last {
             let what = format!("it has applied {}, not {}", self.position.applied, snapshot.last);
             return Err(Error::InvalidSnapshot { last: snapshot.last, what });
@@ -377,7 +394,9 @@ impl Opened {
         sandbox.bound_steps(&mut connection).map_err(Error::sqlite(doing))?;
         let own = sandbox::own_schema(&connection).map_err(Error::sqlite(doing))?;
         let schema = SchemaWatch { own, seen: None };
-        Ok(Self { connection, sandbox, position, schema })
+        let mut rows = RowWatch::install(&connection).map_err(Error::sqlite(doing))?;
+        rows.put_up(&connection).map_err(Error::sqlite(doing))?;
+        Ok(Self { connection, sandbox, position, schema, rows })
     }
 }
 

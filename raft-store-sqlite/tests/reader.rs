@@ -22,7 +22,7 @@ fn a_read_sees_what_was_applied() {
     assert_eq!((seen.revision, seen.applied.index), (2, Index(1)));
     store.sql(&["CREATE TABLE t (a)", "INSERT INTO t VALUES (1)"]);
     let seen = reader.query(&[Statement::new("SELECT * FROM t"), Statement::new("SELECT 2; SELECT 3")]).unwrap();
-    assert_eq!((seen.revision, seen.applied.index), (2, Index(2)));
+    assert_eq!((seen.revision, seen.applied.index), (3, Index(2)));
     assert_eq!(
         seen.value.iter().map(|result| result.rows[0][0].clone()).collect::<Vec<_>>(),
         [1, 2, 3].map(Value::Integer)

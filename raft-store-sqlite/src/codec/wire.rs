@@ -406,6 +406,29 @@ pub(crate) struct StatementResult {
     pub(crate) last_insert_id: i64,
 }
 
+/// What a command did to the rows of a table.
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct RowChanges {
+    #[prost(string, tag = "1")]
+    pub(crate) table: String,
+    #[prost(string, repeated, tag = "2")]
+    pub(crate) columns: Vec<String>,
+    #[prost(message, repeated, tag = "3")]
+    pub(crate) rows: Vec<RowChange>,
+    /// There were too many rows to tell each: then there are none.
+    #[prost(bool, tag = "4")]
+    pub(crate) too_many: bool,
+}
+
+/// A row before and after: each a [`Row`], encoded; none if it was not there.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub(crate) struct RowChange {
+    #[prost(bytes = "bytes", optional, tag = "1")]
+    pub(crate) before: Option<Bytes>,
+    #[prost(bytes = "bytes", optional, tag = "2")]
+    pub(crate) after: Option<Bytes>,
+}
+
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct Row {
     #[prost(message, repeated, tag = "1")]

@@ -57,6 +57,7 @@ impl SqliteStateMachine {
         run(&self.connection, "SAVEPOINT command").map_err(Error::sqlite(APPLYING))?;
         let ran = self.run_steps(steps, seed, changes).and_then(|results| {
             self.check_schema(before)?;
+            self.note_rows(changes)?;
             Ok(results)
         });
         let lost = self.connection.is_autocommit();
@@ -76,11 +77,19 @@ impl SqliteStateMachine {
             Err(failure) => failed(failure)?,
         };
         run(&self.connection, "ROLLBACK TO command").map_err(Error::sqlite(APPLYING))?;
+        self.rows.forget(&self.connection).map_err(Error::sqlite(APPLYING))?;
         run(&self.connection, "RELEASE command").map_err(Error::sqlite(APPLYING))?;
         Ok(Ended::With(outcome))
     }
 
-    fn run_steps(&self, steps: &[Step], seed: [u8; 16], changes: &mut Changes) -> Result<Vec<StepResult>, Failure> {
+    /// Notes which rows the command has changed.
+    fn note_rows(&mut self, changes: &mut Changes) -> Result<(), Failure> {
+        let rows = self.rows.take(&self.connection)?;
+        rows.iter().try_for_each(|rows| changes.note_rows(&self.connection, rows))?;
+        Ok(())
+    }
+
+    fn run_steps(&mut self, steps: &[Step], seed: [u8; 16], changes: &mut Changes) -> Result<Vec<StepResult>, Failure> {
         sandbox::forget_earlier_statements(&self.connection)?;
         let fence = self.sandbox.enter(Moment::new(self.position.time_ms, seed));
         let mut program = Run {
@@ -91,6 +100,7 @@ impl SqliteStateMachine {
             readable: self.position.readable(),
             time_ms: self.position.time_ms,
             changes: Some(changes),
+            rows: Some(&mut self.rows),
         };
         program.steps(steps)
     }
