@@ -124,6 +124,10 @@ pub(crate) const STATE: Format = Format {
         ("synchronous", "NORMAL", "1"),
         // After a capture, it may be long.
         ("journal_size_limit", "67108864", "67108864"),
+        // 64 MiB of pages in memory, and as much in the write-ahead log before it is moved into the file: a page that changes often is then
+        // written once for many changes.
+        ("cache_size", "-65536", "-65536"),
+        ("wal_autocheckpoint", "16384", "16384"),
         ("foreign_keys", "ON", "1"),
         ("encoding", "'UTF-8'", "UTF-8"),
     ],
