@@ -250,7 +250,7 @@ impl Client {
         self.call(request).await
     }
 
-    /// Hands leadership to the voter `to`; if none is named, to the one that is most caught up. Returns once it leads.
+    /// Hands leadership to the voter `to`; if none is named, to the preferred of those that are alive and keep up. Returns once it leads.
     pub async fn transfer_leader(&self, to: Option<u64>) -> Result<TransferLeaderReply, Error> {
         let reply = self.call(TransferLeaderRequest { to: to.unwrap_or_default() }).await?;
         // The node that answered does not lead any more.

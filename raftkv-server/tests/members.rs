@@ -70,24 +70,20 @@ async fn leadership_moves_on_request_in_less_than_half_a_second() {
     let cluster = Cluster::start(3).await;
     let writers = Writers::start(&cluster, 2).await;
     writers.have_written(20).await;
-    let mut fastest = Duration::MAX;
-    // The machine may be busy with other tests, so the best of some attempts counts.
-    for _ in 0..8 {
+    let mut times = Vec::new();
+    for _ in 0..5 {
         let old = cluster.leader().await;
         let client = cluster.client();
         client.put("before", "1").await.unwrap();
         let asked = Instant::now();
-        let reply = match client.transfer_leader(None).await {
-            Ok(reply) => reply,
-            Err(error) if error.to_string().contains("did not take over in time") => continue,
-            Err(error) => panic!("{error}"),
-        };
+        let reply = client.transfer_leader(None).await.unwrap();
         assert_ne!(reply.leader_id, old);
-        if client.put("after", "1").await.unwrap().header.unwrap().node_id == reply.leader_id {
-            fastest = fastest.min(asked.elapsed());
-        }
+        client.put("after", "1").await.unwrap();
+        times.push(asked.elapsed());
     }
-    assert!(fastest < Duration::from_millis(500), "from the request to the first write: {fastest:?}");
+    // Some tens of milliseconds each. The machine may be busy with other tests, so the one in the middle counts.
+    times.sort_unstable();
+    assert!(times[2] < Duration::from_millis(500), "from the request to the first write: {times:?}");
 
     let to = cluster.ids().into_iter().find(|id| *id != 1).unwrap();
     for what in ["a transfer to a node by name", "the same, which leads already"] {

@@ -253,11 +253,11 @@ impl Leader {
         Leadership::Lost
     }
 
-    /// The voter of the highest priority among those that have the whole log.
+    /// The voter of the highest priority among those that have the whole log, and of those the one with the lowest id.
     fn heir(&self, replica: &Replica) -> Option<NodeId> {
         let (membership, last) = (replica.membership(), replica.log().last().index);
         let complete = membership.voters.iter().copied().filter(|&id| self.followers.match_index(id) == last);
-        complete.max_by_key(|&id| membership.priority(id))
+        complete.max_by_key(|&id| (membership.priority(id), Reverse(id)))
     }
 
     /// Answers a message of its term, or a pre-vote from below it.

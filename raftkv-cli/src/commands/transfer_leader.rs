@@ -8,7 +8,7 @@ use serde_json::json;
 /// Writes wait for the moment it takes. Returns once the other leads.
 #[derive(clap::Args)]
 pub(crate) struct TransferLeader {
-    /// Who is to lead; if not said, the voter that is most caught up
+    /// Who is to lead; if not said, the preferred of the voters that are alive and keep up, or the one that is furthest
     #[arg(value_parser = clap::value_parser!(u64).range(1..))]
     id: Option<u64>,
 }

@@ -24,7 +24,7 @@ use super::promise::{Promise, RequestError};
 use super::report::Reporter;
 use super::requests::Batch;
 use super::running::{Completion, Ended, Stop, StopOnDrop};
-use super::stopping::{Handover, Stopping, successor};
+use super::stopping::{Handover, Stopping};
 
 /// How many messages are taken in one round, so that requests and ticks get their turn.
 const MAX_MESSAGES_A_ROUND: usize = 256;
@@ -334,7 +334,7 @@ impl<R, T: Transport> Driver<R, T> {
         }
         let now = Instant::now();
         let by = now + self.options.shutdown_grace;
-        let Some(to) = successor(&self.core.status()) else {
+        let Some(to) = self.core.status().successor() else {
             self.stopping = Some(Stopping { by, handover: None });
             return Ok(());
         };

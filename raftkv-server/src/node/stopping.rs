@@ -2,9 +2,7 @@
 
 use std::time::Instant;
 
-use raft_core::effect::RoleKind;
-use raft_core::status::Status;
-use raft_core::types::{NodeId, RequestId};
+use raft_core::types::RequestId;
 
 /// A node that was asked to stop: it takes no requests any more.
 #[derive(Debug)]
@@ -42,52 +40,11 @@ impl Stopping {
     }
 }
 
-/// Whom a leader that stops hands over to: of the voters that answer, one that has all or most of the log.
-pub(super) fn successor(status: &Status) -> Option<NodeId> {
-    if status.role != RoleKind::Leader {
-        return None;
-    }
-    let membership = &status.membership;
-    let voters = status.followers.iter().filter(|follower| follower.active && membership.voters.contains(&follower.id));
-    voters.max_by_key(|follower| (follower.match_index, membership.priority(follower.id))).map(|follower| follower.id)
-}
-
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
 
-    use raft_core::config::Config;
-    use raft_core::membership::Membership;
-    use raft_core::node::Node;
-    use raft_core::port::Stored;
-    use raft_core::status::{FollowerStatus, ProgressKind};
-    use raft_core::types::{EntryId, Index, Member};
-
     use super::*;
-
-    fn follower(id: u64, matched: u64, active: bool) -> FollowerStatus {
-        let match_index = Index(matched);
-        let progress = ProgressKind::Replicate;
-        FollowerStatus { id: NodeId(id), match_index, next_index: match_index.next(), active, progress }
-    }
-
-    fn leader(followers: Vec<FollowerStatus>) -> Status {
-        let member = |id: u64| (NodeId(id), Member { priority: if id == 3 { 1 } else { 0 }, ..Member::default() });
-        let stored = Stored::first(Membership::of_voters((1..=4).map(member).collect()));
-        let node = Node::new(Config::new(NodeId(1)), stored, EntryId::ZERO).unwrap();
-        Status { role: RoleKind::Leader, followers, ..node.status() }
-    }
-
-    #[test]
-    fn the_voter_that_is_furthest_succeeds() {
-        let status =
-            leader(vec![follower(2, 9, true), follower(3, 8, true), follower(4, 9, false), follower(5, 9, true)]);
-        assert_eq!(successor(&status), Some(NodeId(2)), "n4 is silent and n5 has no vote");
-        let equals = leader(vec![follower(2, 9, true), follower(3, 9, true), follower(4, 9, true)]);
-        assert_eq!(successor(&equals), Some(NodeId(3)), "by priority");
-        assert_eq!(successor(&leader(vec![])), None);
-        assert_eq!(successor(&Status { role: RoleKind::Follower, ..status }), None);
-    }
 
     #[test]
     fn a_node_waits_for_its_requests_and_its_handover() {
