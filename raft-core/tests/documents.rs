@@ -1,9 +1,10 @@
-//! `docs/pitfalls.md` lists what went wrong elsewhere and which tests keep it out of here. It may not rot.
+//! `docs/pitfalls.md` lists what went wrong elsewhere, `docs/faults.md` what may break, and which tests keep it out of here. They may not rot.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-const ROWS: usize = 84;
+const PITFALLS: usize = 84;
+const FAULTS: usize = 30;
 
 fn workspace() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace is above")
@@ -48,11 +49,11 @@ fn files_named(folder: &Path, name: &str) -> Vec<PathBuf> {
 }
 
 #[test]
-fn every_row_names_tests_that_exist() {
+fn every_pitfall_names_tests_that_exist() {
     let text = fs::read_to_string(workspace().join("docs/pitfalls.md")).expect("the document is there");
     let rows = rows(&text);
     let numbers: Vec<usize> = rows.iter().map(|row| row[0].parse().expect("rows are numbered")).collect();
-    assert_eq!(numbers, (1..=ROWS).collect::<Vec<_>>());
+    assert_eq!(numbers, (1..=PITFALLS).collect::<Vec<_>>());
     for row in &rows {
         let [number, kind, bug, guard, tests] = row[..] else { panic!("a row has five cells: {row:?}") };
         assert!(["S", "L", "P"].contains(&kind) && !bug.is_empty() && !guard.is_empty(), "row {number} is incomplete");
@@ -65,10 +66,25 @@ fn every_row_names_tests_that_exist() {
 
 #[test]
 fn what_is_not_there_is_missed() {
-    assert!(exists("election/one_vote_a_term") && exists("pitfalls::what_is_not_there_is_missed"));
+    assert!(exists("election/one_vote_a_term") && exists("documents::what_is_not_there_is_missed"));
     for name in
-        ["election/two_votes_a_term", "election", "pitfalls::no_such_test", "nowhere::what_is_not_there_is_missed"]
+        ["election/two_votes_a_term", "election", "documents::no_such_test", "nowhere::what_is_not_there_is_missed"]
     {
         assert!(!exists(name), "{name}");
+    }
+}
+
+#[test]
+fn every_fault_names_tests_that_exist_or_says_what_is_missing() {
+    let text = fs::read_to_string(workspace().join("docs/faults.md")).expect("the document is there");
+    let rows = rows(&text);
+    let numbers: Vec<usize> = rows.iter().map(|row| row[0].parse().expect("rows are numbered")).collect();
+    assert_eq!(numbers, (1..=FAULTS).collect::<Vec<_>>());
+    for row in &rows {
+        let [number, _, _, tests, missing] = row[..] else { panic!("a row has five cells: {row:?}") };
+        let tests = names(tests);
+        assert!(!tests.is_empty() || !missing.is_empty(), "row {number} has neither a test nor says why not");
+        let absent: Vec<_> = tests.into_iter().filter(|name| !exists(name)).collect();
+        assert!(absent.is_empty(), "row {number}: no such test: {absent:?}");
     }
 }
