@@ -80,7 +80,7 @@ pub use dump::dump;
 pub use error::Error;
 pub use kv::lease::Lease;
 pub use log::SqliteLog;
-pub use reader::{Kind, Piece, ReadLimits, Reader, Seen};
+pub use reader::{Kind, Piece, ReadLimits, Reader, Seen, Upkeep};
 pub use state_machine::SqliteStateMachine;
 pub use step::{
     Action, Argument, Compare, Detail, Expect, KeyRange, Lookup, Output, Parameter, Put, Relation, Statement, Step,

@@ -77,6 +77,18 @@ pub enum Piece {
     Row(Vec<Value>),
 }
 
+/// What there is to do in the course of time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Upkeep {
+    /// The state's revision.
+    pub revision: u64,
+    /// What was before this revision is forgotten. 0 if nothing is.
+    pub compacted: u64,
+    /// Log time when there is something for [`Operation::Expire`](crate::Operation::Expire) to remove, 0 if there is already; none if there
+    /// is nothing that can expire.
+    pub next_expiry_ms: Option<u64>,
+}
+
 /// What SQL needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kind {
@@ -146,20 +158,16 @@ impl Reader {
         self.look(|reading, position| Ok(lease::list(&reading.connection, only, keys, position.time_ms)?))
     }
 
-    /// Log time when there is something for [`Operation::Expire`](crate::Operation::Expire) to remove; none if there is nothing that can
-    /// expire.
+    /// What there is to do in the course of time.
     ///
     /// # Errors
     /// If the file can't be read.
-    pub fn next_expiry_ms(&self) -> Result<Option<u64>, Error> {
-        let next = |reading: &ReadConnection, position: &Position| {
-            if compaction::is_due(&reading.connection, position.compacted)? {
-                return Ok(Some(0));
-            }
-            let ends = [next_over_ms(&reading.connection)?, lease::next_deadline_ms(&reading.connection)?];
-            Ok(ends.into_iter().flatten().min())
+    pub fn upkeep(&self) -> Result<Upkeep, Error> {
+        let upkeep = |reading: &ReadConnection, position: &Position| {
+            let Position { revision, compacted, .. } = *position;
+            Ok(Upkeep { revision, compacted, next_expiry_ms: next_expiry_ms(&reading.connection, position)? })
         };
-        self.look(next).map(|seen| seen.value)
+        self.look(upkeep).map(|seen| seen.value)
     }
 
     /// The state's revision: the number of commands so far that changed something, plus one.
@@ -290,6 +298,16 @@ impl Reader {
         self.file.give_back(connection);
         seen
     }
+}
+
+fn next_expiry_ms(connection: &Connection, position: &Position) -> rusqlite::Result<Option<u64>> {
+    if compaction::is_due(connection, position.compacted)? {
+        return Ok(Some(0));
+    }
+    let ends = [next_over_ms(connection)?, lease::next_deadline_ms(connection)?];
+    let next = ends.into_iter().flatten().min();
+    // Where log time is ahead of all clocks, nobody else can tell.
+    Ok(next.map(|next| if next <= position.time_ms { 0 } else { next }))
 }
 
 /// Reads something in one snapshot.

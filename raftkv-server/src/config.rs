@@ -36,6 +36,8 @@ pub struct Config {
     pub snapshot_after: u64,
     /// How many entries before a snapshot stay in the log.
     pub keep_entries: u64,
+    /// How long what keys were before stays readable, at the least. Zero: for ever.
+    pub history: Duration,
 }
 
 /// A cluster that runs, for a node to join.
@@ -131,6 +133,7 @@ impl Config {
             heartbeat: flags.heartbeat,
             snapshot_after: flags.snapshot_after,
             keep_entries: flags.keep_entries,
+            history: flags.history,
         };
         Ok((config, warnings))
     }

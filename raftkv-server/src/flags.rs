@@ -116,6 +116,10 @@ pub struct ServeFlags {
     #[arg(long, env = "RAFTKV_KEEP_ENTRIES", default_value_t = 10_000, value_name = "ENTRIES")]
     pub keep_entries: u64,
 
+    /// How long what keys were before stays readable, at the least; 0 for ever. That of the leader counts
+    #[arg(long, env = "RAFTKV_HISTORY", default_value = "1h", value_name = "DURATION", value_parser = humantime::parse_duration)]
+    pub history: Duration,
+
     /// What to log: a level, or a filter like raftkv_server=debug,info [default: RUST_LOG, or info]
     #[arg(long, env = "RAFTKV_LOG", value_name = "FILTER", value_parser = log_filter)]
     pub log: Option<String>,
@@ -196,6 +200,18 @@ mod tests {
         assert_eq!((flags.serve.id, flags.serve.join.len()), (None, 2));
         assert!(Flags::try_parse_from(["raftkv-server", "--join=localhost:1", "--peers=localhost:2"]).is_err());
         assert!(Flags::try_parse_from(["raftkv-server", "--id=1", "--learner"]).is_err());
+    }
+
+    #[test]
+    fn history_is_kept_for_an_hour_or_for_as_long_as_is_said() {
+        let kept = |flags: &[&str]| {
+            let flags = ["raftkv-server", "--id=1"].iter().chain(flags);
+            Flags::try_parse_from(flags).map(|flags| flags.serve.history)
+        };
+        assert_eq!(kept(&[]).unwrap(), Duration::from_secs(3600));
+        assert_eq!(kept(&["--history=0"]).unwrap(), Duration::ZERO);
+        assert_eq!(kept(&["--history=7days"]).unwrap(), Duration::from_secs(7 * 24 * 3600));
+        assert!(kept(&["--history=long"]).is_err());
     }
 
     #[test]

@@ -1,14 +1,15 @@
-//! What a cluster does of itself: its leader proposes to remove what has expired.
+//! What a cluster does of itself: its leader proposes to remove what has expired, and to forget history that was kept long enough.
 //!
-//! Nothing is proposed by any but the leader, nor while there is nothing to do. A proposal that is refused is made again at a later look, for
-//! what it was to remove is still there.
+//! Every node looks on, so that one that comes to lead knows what was when; nothing is proposed by any but the leader, nor while there is
+//! nothing to do. A proposal that is refused is made again at a later look, for what it was to remove is still there.
 
+use std::collections::VecDeque;
 use std::time::{Duration, SystemTime};
 
 use raft_core::effect::RoleKind;
 use raft_core::types::Index;
-use raft_store_sqlite::{Operation, Outcome};
-use tokio::time::{MissedTickBehavior, interval};
+use raft_store_sqlite::{Operation, Outcome, Upkeep};
+use tokio::time::{Instant, MissedTickBehavior, interval};
 use tracing::debug;
 
 use crate::store::{Failure, Store};
@@ -16,9 +17,10 @@ use crate::store::{Failure, Store};
 /// How often a node looks whether there is something to do: what has expired is removed about so late.
 const LOOK: Duration = Duration::from_millis(500);
 
-/// Keeps the house of a node for as long as it is polled.
-pub(crate) async fn keep_house(store: Store) {
-    let mut housekeeper = Housekeeper { store, applied: None, next_expiry_ms: None };
+/// Keeps the house of a node for as long as it is polled. History is kept for `history`, or for ever if that is zero.
+pub(crate) async fn keep_house(store: Store, history: Duration) {
+    let mut housekeeper =
+        Housekeeper { store, applied: None, upkeep: Upkeep::default(), history: History::new(history) };
     let mut looks = interval(LOOK);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -33,30 +35,91 @@ struct Housekeeper {
     store: Store,
     /// What the node had applied when the state was looked into; a state that has not changed is not looked into again.
     applied: Option<Index>,
-    /// Log time when there is something to remove.
-    next_expiry_ms: Option<u64>,
+    upkeep: Upkeep,
+    history: History,
 }
 
 impl Housekeeper {
     async fn look(&mut self) -> Result<(), Failure> {
         let status = self.store.status();
+        if self.applied != Some(status.applied_index) {
+            self.upkeep = self.store.upkeep().await?;
+            self.applied = Some(status.applied_index);
+        }
+        self.history.note(Instant::now(), &self.upkeep);
         if status.role != RoleKind::Leader {
             return Ok(());
         }
-        if self.applied != Some(status.applied_index) {
-            self.next_expiry_ms = self.store.next_expiry_ms().await?;
-            self.applied = Some(status.applied_index);
-        }
-        self.expire().await
+        self.expire().await?;
+        self.compact().await
     }
 
     /// Removes what has expired, piece by piece.
     async fn expire(&self) -> Result<(), Failure> {
-        if self.next_expiry_ms.is_none_or(|next| next > now_ms()) {
+        if self.upkeep.next_expiry_ms.is_none_or(|next| next > now_ms()) {
             return Ok(());
         }
         while let Outcome::Expired { more: true } = self.store.propose(Operation::Expire).await? {}
         Ok(())
+    }
+
+    /// Forgets history that has been kept for long enough.
+    async fn compact(&mut self) -> Result<(), Failure> {
+        let Some(revision) = self.history.outlived(Instant::now()) else { return Ok(()) };
+        match self.store.propose(Operation::Compact { revision }).await {
+            // One that the state refuses, it would refuse again.
+            Ok(_) | Err(Failure::Failed(_)) => self.history.forget_first(),
+            Err(failure) => return Err(failure),
+        }
+        Ok(())
+    }
+}
+
+/// Which revision was the state's, and when: as far back as history is kept, and one before.
+struct History {
+    /// Zero: for ever.
+    kept: Duration,
+    /// The oldest first. Revisions do not fall, and are above what is forgotten.
+    samples: VecDeque<(Instant, u64)>,
+}
+
+impl History {
+    /// Into how many samples the time is divided.
+    const SAMPLES: u32 = 16;
+
+    fn new(kept: Duration) -> Self {
+        Self { kept, samples: VecDeque::new() }
+    }
+
+    /// Notes the state's revision, if there is something before it and it is not too soon after the last note.
+    fn note(&mut self, now: Instant, &Upkeep { revision, compacted, .. }: &Upkeep) {
+        while self.samples.front().is_some_and(|(_, noted)| *noted <= compacted) {
+            self.samples.pop_front();
+        }
+        let step = self.kept / Self::SAMPLES;
+        let is_time = self.samples.back().is_none_or(|(noted, _)| now.duration_since(*noted) >= step);
+        // Before the first revision is nothing.
+        if is_time && revision > compacted.max(1) && !self.kept.is_zero() {
+            self.samples.push_back((now, revision));
+        }
+        // Of those that are old enough, the newest says it all.
+        while self.samples.get(1).is_some_and(|(noted, _)| self.is_old(*noted, now)) {
+            self.samples.pop_front();
+        }
+    }
+
+    /// The revision up to which history was kept long enough, if any was. All that was so within the time that is to be kept stays readable.
+    fn outlived(&self, now: Instant) -> Option<u64> {
+        let (noted, revision) = *self.samples.front()?;
+        self.is_old(noted, now).then_some(revision)
+    }
+
+    fn forget_first(&mut self) {
+        self.samples.pop_front();
+    }
+
+    fn is_old(&self, noted: Instant, now: Instant) -> bool {
+        now.duration_since(noted) >= self.kept
     }
 }
 
@@ -64,4 +127,76 @@ impl Housekeeper {
 fn now_ms() -> u64 {
     let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOUR: Duration = Duration::from_secs(3600);
+    const MINUTE: Duration = Duration::from_secs(60);
+
+    fn at(revision: u64, compacted: u64) -> Upkeep {
+        Upkeep { revision, compacted, next_expiry_ms: None }
+    }
+
+    #[test]
+    fn history_is_kept_for_its_time_and_not_much_longer() {
+        let (mut history, begin) = (History::new(HOUR), Instant::now());
+        for minute in 0..600 {
+            let now = begin + minute * MINUTE;
+            // One change a minute.
+            history.note(now, &at(u64::from(minute) + 2, 0));
+            let kept = history.outlived(now).map(|revision| minute + 2 - u32::try_from(revision).unwrap());
+            match kept {
+                None => assert!(minute < 60, "after {minute} minutes"),
+                Some(kept) => assert!((60..=64).contains(&kept), "{kept} minutes are kept"),
+            }
+            assert!(history.samples.len() <= 18, "{}", history.samples.len());
+        }
+    }
+
+    #[test]
+    fn what_is_forgotten_is_not_forgotten_again() {
+        let (mut history, begin) = (History::new(HOUR), Instant::now());
+        history.note(begin, &at(7, 0));
+        assert_eq!(history.outlived(begin + HOUR - MINUTE), None);
+        assert_eq!(history.outlived(begin + HOUR), Some(7));
+        history.forget_first();
+        for hour in 1..5 {
+            history.note(begin + hour * HOUR, &at(7, 7));
+            assert_eq!(history.outlived(begin + hour * HOUR), None);
+        }
+        history.note(begin + 5 * HOUR, &at(8, 7));
+        assert_eq!(history.outlived(begin + 6 * HOUR), Some(8));
+    }
+
+    #[test]
+    fn what_others_have_forgotten_is_not_forgotten_again() {
+        let (mut history, begin) = (History::new(HOUR), Instant::now());
+        history.note(begin, &at(7, 0));
+        history.note(begin + 10 * MINUTE, &at(9, 0));
+        history.note(begin + HOUR, &at(9, 7));
+        assert_eq!(history.outlived(begin + HOUR), None);
+        history.note(begin + 2 * HOUR, &at(9, 9));
+        assert_eq!(history.outlived(begin + 2 * HOUR), None);
+        // Nor by a node that has just been started.
+        let mut history = History::new(HOUR);
+        history.note(begin, &at(9, 9));
+        assert_eq!(history.outlived(begin + 2 * HOUR), None);
+    }
+
+    #[test]
+    fn a_state_that_nobody_has_changed_has_nothing_to_forget() {
+        let (mut history, begin) = (History::new(HOUR), Instant::now());
+        history.note(begin, &at(1, 0));
+        assert_eq!(history.outlived(begin + 2 * HOUR), None);
+    }
+
+    #[test]
+    fn history_may_be_kept_for_ever() {
+        let (mut history, begin) = (History::new(Duration::ZERO), Instant::now());
+        history.note(begin, &at(7, 0));
+        assert_eq!(history.outlived(begin + 1000 * HOUR), None);
+    }
 }

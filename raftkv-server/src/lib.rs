@@ -4,7 +4,7 @@
 //!     main ─► flags ─► config ─► server ─► storage            open the files
 //!                                  ├─────► begin, join        find out who the peers are, or have the cluster add this node
 //!                                  ├─────► node               drives the core (threads)
-//!                                  ├─────► housekeeping       has the leader remove what has expired
+//!                                  ├─────► housekeeping       has the leader remove what has expired or is old enough
 //!                                  └─────► service ─► store   turns calls into commands and reads (tasks)
 //!                                               └► admin      changes the membership, and who leads
 //! ```

@@ -184,7 +184,7 @@ impl Server {
             transport.clone(),
         ));
         tasks.spawn(report_health(network.health.clone(), node.watch_status()));
-        tasks.spawn(housekeeping::keep_house(open.store.clone()));
+        tasks.spawn(housekeeping::keep_house(open.store.clone(), config.history));
         gate.open(open);
         Ok(Self { gate, listen, folder, node, node_ended, network, transport, _tasks: tasks })
     }

@@ -14,7 +14,7 @@ use raft_core::status::Status;
 use raft_core::types::{Index, NodeId};
 use raft_store_sqlite::{
     Answer, Command, Error, Found, Kind, Lease, Lookup, Operation, Outcome, Piece, ReadLimits, Reader, Seen, SessionId,
-    Statement, StatementResult, Step, StepResult,
+    Statement, StatementResult, Step, StepResult, Upkeep,
 };
 use raft_transport_grpc::GrpcTransport;
 use tokio::sync::Semaphore;
@@ -223,9 +223,9 @@ impl Store {
         self.look(Reader::revision).await.and_then(|read| read.map_err(|error| unreadable(&error))).unwrap_or(0)
     }
 
-    /// Log time when this node's state has something to remove; none if there is nothing that can expire.
-    pub(crate) async fn next_expiry_ms(&self) -> Result<Option<u64>, Failure> {
-        self.look(Reader::next_expiry_ms).await?.map_err(|error| unreadable(&error))
+    /// What this node's state says about what there is to do in the course of time.
+    pub(crate) async fn upkeep(&self) -> Result<Upkeep, Failure> {
+        self.look(Reader::upkeep).await?.map_err(|error| unreadable(&error))
     }
 
     /// Replicates a command that is nobody's but the cluster's own, and returns what came of it.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use prost::Message;
 use raft_store_sqlite::limits::{SESSION_MS, SESSIONS};
+use raftkv_cli::{Error, Lookup};
 use raftkv_proto::raftkv::v1::kv_client::KvClient;
 use raftkv_proto::raftkv::v1::{ErrorDetail, PutRequest, Reason, Session};
 use rusqlite::{Connection, OpenFlags};
@@ -22,6 +23,11 @@ fn count(node: &TestNode, table: &str) -> u64 {
 
 /// Fails if the log grows within some looks of the housekeeping. Where leadership changes meanwhile, which takes an entry, looks again.
 async fn writes_nothing(cluster: &Cluster) {
+    // What a node says of itself may be a tick old, and so not know of all that was written.
+    let written = cluster.client().get("x").await.unwrap().header.unwrap().applied_index;
+    while cluster.settled(&cluster.ids()).await < written {
+        sleep(Duration::from_millis(10)).await;
+    }
     loop {
         let before = (cluster.settled(&cluster.ids()).await, term(cluster).await);
         sleep(Duration::from_secs(3)).await;
@@ -88,4 +94,65 @@ async fn a_client_more_than_can_be_kept_is_asked_to_come_back() {
     assert_eq!((status.code(), detail.reason()), (Code::ResourceExhausted, Reason::Busy), "{status}");
     assert!(detail.retry_after_ms > 0);
     assert_eq!(client.get("x").await.unwrap().entry.unwrap().value, "2");
+}
+
+#[tokio::test]
+async fn keys_go_with_a_lease_that_nobody_keeps_though_its_owner_and_the_leader_are_gone() {
+    let mut cluster = Cluster::start(3).await;
+    let client = cluster.client();
+    // On a slow machine, a lease may be over before it is used.
+    eventually("a key under a lease", Duration::from_secs(20), async || {
+        let lease = client.grant_lease(Duration::from_secs(2), None).await.unwrap().lease;
+        client.put_under(lease, "under", "1").await.ok()
+    })
+    .await;
+    client.put("free", "1").await.unwrap();
+    drop(client);
+    let leader = cluster.leader().await;
+    cluster.node(leader).kill();
+
+    eventually("the end of the lease", Duration::from_secs(20), async || {
+        cluster.client().get("under").await.unwrap().entry.is_none().then_some(())
+    })
+    .await;
+    cluster.node(leader).start();
+    assert_files_agree(&cluster).await;
+    for node in cluster.nodes() {
+        assert_eq!((count(node, "raft_leases"), count(node, "kv")), (0, 1), "node {}", node.id);
+    }
+    writes_nothing(&cluster).await;
+}
+
+#[tokio::test]
+async fn history_is_forgotten_when_it_is_old_enough_and_what_is_stays() {
+    let cluster = Cluster::start_with_flags(3, &["--history=1s"]).await;
+    let client = cluster.client();
+    let first = client.put("x", "1").await.unwrap().header.unwrap().revision;
+    client.put("x", "2").await.unwrap();
+    client.put("y", "1").await.unwrap();
+    client.delete("y").await.unwrap();
+
+    eventually("the end of history on all nodes", Duration::from_secs(20), async || {
+        let is_forgotten = |node| (count(node, "raft_kv_history"), count(node, "raft_changes")) == (0, 0);
+        cluster.nodes().all(is_forgotten).then_some(())
+    })
+    .await;
+    let error = client.find(Lookup::new("x").at(first)).await.unwrap_err();
+    assert!(matches!(error, Error::Compacted(_)), "{error}");
+    assert_eq!(client.get("x").await.unwrap().entry.unwrap().value, "2");
+    writes_nothing(&cluster).await;
+    assert_files_agree(&cluster).await;
+}
+
+#[tokio::test]
+async fn history_may_be_kept_for_ever() {
+    for flags in [&[][..], &["--history=0"]] {
+        let cluster = Cluster::start_with_flags(1, flags).await;
+        let client = cluster.client();
+        let first = client.put("x", "1").await.unwrap().header.unwrap().revision;
+        client.put("x", "2").await.unwrap();
+        writes_nothing(&cluster).await;
+        let found = client.find(Lookup::new("x").at(first)).await.unwrap().found.unwrap();
+        assert_eq!(found.entries[0].value, "1");
+    }
 }
