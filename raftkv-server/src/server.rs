@@ -230,7 +230,10 @@ impl Server {
             if patience.await.is_err() {
                 warn!("no leader yet: most of the members must run, and reach each other");
             }
-            if let Ok(status) = status.wait_for(|status| status.leader.is_some()).await {
+            // A copy: while the value itself is held the node can't publish the next one, and to look at the status again, as the banner
+            // does, would then wait for the node, which waits for us.
+            let led = status.wait_for(|status| status.leader.is_some()).await.map(|status| status.clone());
+            if let Ok(status) = led {
                 // Where nobody reads standard output any more, there is nobody to tell.
                 let _ = writeln!(io::stdout(), "{}", banner(&gate, listen, &folder, &status));
             }
