@@ -27,46 +27,50 @@ impl Cas {
         let [key, old, new] = [self.key, self.old, self.new].map(OsString::into_encoded_bytes);
         let has_old = Compare::value(key.clone(), Relation::Equal, old);
         let swap = Program::new().put(key.clone(), new);
-        swap_if(client, output, key, has_old, swap).await
+        let revision = change_if(client, &key, has_old, swap).await?.revision;
+        let shown = || format!("swapped {} (revision {revision})", escape(&String::from_utf8_lossy(&key)));
+        let json = || {
+            let revision = ("revision".to_owned(), json!(revision));
+            object([text_or_base64("key", &key), ("swapped".to_owned(), json!(true)), revision])
+        };
+        Ok(output.print(shown, || "swapped".to_owned(), json)?)
     }
 }
 
-/// Runs a program that changes `key` if a comparison holds.
-pub(crate) async fn swap_if(
+/// A key that was changed since a condition held.
+pub(crate) struct Changed {
+    pub(crate) replaced: bool,
+    pub(crate) revision: u64,
+    pub(crate) node_id: u64,
+}
+
+/// Runs a program that sets `key` if a comparison holds.
+pub(crate) async fn change_if(
     client: &Client,
-    output: Output,
-    key: Vec<u8>,
+    key: &[u8],
     compare: Compare,
-    swap: Program,
-) -> Result<(), Failure> {
-    let reply = client.run(Program::new().when([compare], swap, Program::new().get(key.clone()))).await?;
+    change: Program,
+) -> Result<Changed, Failure> {
+    let reply = client.run(Program::new().when([compare], change, Program::new().get(key.to_vec()))).await?;
     let header = reply.header.unwrap_or_default();
     let Some(StepResult::If(either)) = reply.results.into_iter().next().and_then(|step| step.result) else {
         return Err(Failure::Condition("the cluster gave no answer to the condition".to_owned()));
     };
-    let shown = escape(&String::from_utf8_lossy(&key));
-    if !either.held {
-        let found = either.results.into_iter().next().and_then(|step| step.result);
-        let value = match found {
-            Some(StepResult::Get(found)) => found.entries.into_iter().next(),
-            _ => None,
-        };
-        return Err(Failure::Condition(match value {
-            Some(entry) => format!(
-                "nothing was changed: {shown} is {:?}, of revision {}",
-                String::from_utf8_lossy(&entry.value),
-                entry.mod_revision
-            ),
-            None => format!("nothing was changed: there is no key {shown}"),
-        }));
+    let result = either.results.into_iter().next().and_then(|step| step.result);
+    if either.held {
+        let replaced = matches!(result, Some(StepResult::Put(put)) if put.replaced);
+        return Ok(Changed { replaced, revision: header.revision, node_id: header.node_id });
     }
-    let revision = header.revision;
-    Ok(output.print(
-        || format!("swapped {shown} (revision {revision})"),
-        || "swapped".to_owned(),
-        || {
-            let revision = ("revision".to_owned(), json!(revision));
-            object([text_or_base64("key", &key), ("swapped".to_owned(), json!(true)), revision])
-        },
-    )?)
+    let shown = escape(&String::from_utf8_lossy(key));
+    let entry = match result {
+        Some(StepResult::Get(found)) => found.entries.into_iter().next(),
+        _ => None,
+    };
+    Err(Failure::Condition(match entry {
+        Some(entry) => {
+            let value = String::from_utf8_lossy(&entry.value);
+            format!("nothing was changed: {shown} is {value:?}, of revision {}", entry.mod_revision)
+        }
+        None => format!("nothing was changed: there is no key {shown}"),
+    }))
 }

@@ -1,4 +1,4 @@
-use super::cas::swap_if;
+use super::cas::{Changed, change_if};
 use crate::failure::Failure;
 use crate::output::{Output, escape, object, text_or_base64};
 use raftkv_cli::{Client, Compare, MAX_REQUEST_BYTES, Program, Relation};
@@ -38,22 +38,27 @@ impl Put {
             Some(revision) => Some(Compare::mod_revision(key.clone(), Relation::Equal, revision)),
             None => self.if_absent.then(|| Compare::is_absent(key.clone())),
         };
-        if let Some(condition) = condition {
-            let put = Program::new().put_under(self.lease, key.clone(), value);
-            return swap_if(client, output, key, condition, put).await;
-        }
-        let reply = client.put_under(self.lease, key.clone(), value).await?;
-        let header = reply.header.unwrap_or_default();
-        let done = if reply.replaced { "replaced" } else { "created" };
+        let changed = match condition {
+            Some(condition) => {
+                let put = Program::new().put_under(self.lease, key.clone(), value);
+                change_if(client, &key, condition, put).await?
+            }
+            None => {
+                let reply = client.put_under(self.lease, key.clone(), value).await?;
+                let header = reply.header.unwrap_or_default();
+                Changed { replaced: reply.replaced, revision: header.revision, node_id: header.node_id }
+            }
+        };
+        let done = if changed.replaced { "replaced" } else { "created" };
         Ok(output.print(
-            || format!("{done} {} (revision {})", escape(&String::from_utf8_lossy(&key)), header.revision),
+            || format!("{done} {} (revision {})", escape(&String::from_utf8_lossy(&key)), changed.revision),
             || done.to_owned(),
             || {
                 object([
                     text_or_base64("key", &key),
-                    ("replaced".to_owned(), json!(reply.replaced)),
-                    ("revision".to_owned(), json!(header.revision)),
-                    ("node_id".to_owned(), json!(header.node_id)),
+                    ("replaced".to_owned(), json!(changed.replaced)),
+                    ("revision".to_owned(), json!(changed.revision)),
+                    ("node_id".to_owned(), json!(changed.node_id)),
                 ])
             },
         )?)
