@@ -13,6 +13,7 @@ use rusqlite::{Batch, CachedStatement, Connection, Row, StatementStatus, ToSql, 
 use crate::answer::{KeyValue, StatementResult};
 use crate::limits;
 use crate::rows::RowWatch;
+use crate::rules::Touched;
 use crate::rules::{NO_OTHER_DATABASE, NO_TIME_ZONE, READ_ONLY_KV};
 use crate::sandbox::Fence;
 use crate::step::{Argument, Parameter, Statement, Value};
@@ -180,7 +181,7 @@ impl Runner<'_> {
         Ok(result)
     }
 
-    fn watch(&mut self, touched: &BTreeSet<String>, text: &Statement) -> rusqlite::Result<()> {
+    fn watch(&mut self, touched: &BTreeSet<Touched>, text: &Statement) -> rusqlite::Result<()> {
         let Some(rows) = &mut self.rows else { return Ok(()) };
         rows.begin_statement(&text.sql);
         if !touched.is_empty() {

@@ -17,6 +17,7 @@ use bytes::Bytes;
 use rusqlite::functions::{Context, FunctionFlags};
 use rusqlite::{Connection, ffi};
 
+use crate::rules::Touched;
 use noted::Noted;
 use triggers::Table;
 
@@ -57,25 +58,30 @@ impl RowWatch {
     }
 
     /// Takes the triggers of these tables away, before the tables change: a table can't lose a column that a trigger names.
-    pub(crate) fn take_down(&mut self, connection: &Connection, touched: &BTreeSet<String>) -> rusqlite::Result<()> {
+    pub(crate) fn take_down(&mut self, connection: &Connection, touched: &BTreeSet<Touched>) -> rusqlite::Result<()> {
         self.set_aside(connection)?;
         self.is_altered = true;
         self.was_altered = true;
         let (gone, kept) = std::mem::take(&mut self.tables)
             .into_iter()
-            .partition(|(name, _)| touched.iter().any(|touched| touched.eq_ignore_ascii_case(name)));
+            .partition(|(name, _)| touched.iter().any(|touched| touched.is(name)));
         self.tables = kept;
         gone.values().try_for_each(|table: &Table| table.drop_triggers(connection))
     }
 
     /// Puts the triggers of these tables up again, as the tables are now.
-    pub(crate) fn put_up_again(&mut self, connection: &Connection, touched: &BTreeSet<String>) -> rusqlite::Result<()> {
-        for name in touched {
+    pub(crate) fn put_up_again(
+        &mut self,
+        connection: &Connection,
+        touched: &BTreeSet<Touched>,
+    ) -> rusqlite::Result<()> {
+        for touched in touched {
+            // As after a restart: what is watched, and how, must not depend on how the tables came to be.
+            let Touched::Table(name) = touched else { return self.put_up(connection) };
             match triggers::find(connection, name)? {
                 // It may have been found already, next to another.
                 Some(table) if self.tables.contains_key(&table.name) => (),
                 Some(table) => self.watch(connection, table)?,
-                // It is dropped, or has another name now.
                 None => self.find_others(connection)?,
             }
         }

@@ -155,15 +155,30 @@ fn write(action: &AuthAction<'_>, table: &str, column: &str) -> Verdict {
     Verdict::Allow
 }
 
-/// The table that is made, changed, dropped or indexed.
-pub(crate) fn touched_table<'a>(action: &AuthAction<'a>) -> Option<&'a str> {
-    match *action {
-        AuthAction::CreateTable { table_name: table }
-        | AuthAction::DropTable { table_name: table }
-        | AuthAction::AlterTable { table_name: table, .. }
-        | AuthAction::CreateIndex { table_name: table, .. }
-        | AuthAction::DropIndex { table_name: table, .. } => Some(table),
-        _ => None,
+/// Which tables are made, changed, dropped or indexed.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Touched {
+    /// This one, and no other.
+    Table(String),
+    /// This one; and others may be told otherwise than before, such as those that refer to a column that was renamed.
+    All(String),
+}
+
+impl Touched {
+    pub(crate) fn of(action: &AuthAction<'_>) -> Option<Self> {
+        match *action {
+            AuthAction::CreateTable { table_name: table }
+            | AuthAction::DropTable { table_name: table }
+            | AuthAction::CreateIndex { table_name: table, .. }
+            | AuthAction::DropIndex { table_name: table, .. } => Some(Self::Table(table.to_owned())),
+            AuthAction::AlterTable { table_name: table, .. } => Some(Self::All(table.to_owned())),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn is(&self, name: &str) -> bool {
+        let (Self::Table(table) | Self::All(table)) = self;
+        table.eq_ignore_ascii_case(name)
     }
 }
 

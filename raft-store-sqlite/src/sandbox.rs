@@ -14,7 +14,7 @@ use rusqlite::{Connection, OptionalExtension, Statement, StatementStatus};
 
 use crate::limits::{PARAMETERS, SQL_BYTES, SQL_STEPS, SQL_VALUE_BYTES};
 use crate::moment::{self, Moment, Present};
-use crate::rules::{self, Verdict};
+use crate::rules::{self, Touched, Verdict};
 
 /// The fence around clients' SQL on one connection.
 pub(crate) struct Sandbox {
@@ -30,7 +30,7 @@ struct Guard {
     /// Whether a row got the greatest rowid there is.
     rowids_used_up: AtomicBool,
     /// The tables that statements make, change or drop, or index, of those that were compiled.
-    touched_tables: Mutex<BTreeSet<String>>,
+    touched_tables: Mutex<BTreeSet<Touched>>,
     /// How many millions of steps have been taken behind the fence.
     million_steps: AtomicU64,
     /// Whether they are counted in order to stop a command.
@@ -98,7 +98,7 @@ impl Fence<'_> {
     }
 
     /// Which tables are made, changed, dropped or indexed by what was compiled since this was last asked.
-    pub(crate) fn take_touched_tables(&self) -> BTreeSet<String> {
+    pub(crate) fn take_touched_tables(&self) -> BTreeSet<Touched> {
         self.guard.take_touched_tables()
     }
 
@@ -154,8 +154,8 @@ impl Guard {
         if rules::changes_schema(&context.action) {
             self.changes_schema.store(true, Ordering::Relaxed);
         }
-        if let Some(table) = rules::touched_table(&context.action) {
-            self.touched_tables.lock().unwrap_or_else(PoisonError::into_inner).insert(table.to_owned());
+        if let Some(touched) = Touched::of(&context.action) {
+            self.touched_tables.lock().unwrap_or_else(PoisonError::into_inner).insert(touched);
         }
         let is_left_with_its_table = || match context.action {
             AuthAction::DropTempTrigger { trigger_name, table_name } => {
@@ -176,10 +176,10 @@ impl Guard {
     }
 
     fn is_touched(&self, table: &str) -> bool {
-        self.touched_tables.lock().unwrap_or_else(PoisonError::into_inner).contains(table)
+        self.touched_tables.lock().unwrap_or_else(PoisonError::into_inner).iter().any(|touched| touched.is(table))
     }
 
-    fn take_touched_tables(&self) -> BTreeSet<String> {
+    fn take_touched_tables(&self) -> BTreeSet<Touched> {
         std::mem::take(&mut *self.touched_tables.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
