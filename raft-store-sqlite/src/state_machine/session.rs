@@ -139,7 +139,7 @@ pub(super) fn expire(connection: &Connection, position: &mut Position) -> rusqli
 /// A session that is over.
 fn first_over(connection: &Connection, time_ms: u64) -> rusqlite::Result<Option<(Vec<u8>, u64)>> {
     let Some(last_used_ms) = time_ms.checked_sub(SESSION_MS) else { return Ok(None) };
-    let sql = "SELECT client, opened_ms FROM raft_sessions WHERE last_used_ms <= ?1 ORDER BY last_used_ms LIMIT 1";
+    let sql = "SELECT client, opened_ms FROM raft_sessions WHERE last_used_ms <= ?1 ORDER BY last_used_ms, client, opened_ms LIMIT 1";
     connection.prepare_cached(sql)?.query_row([last_used_ms], |row| Ok((row.get(0)?, row.get(1)?))).optional()
 }
 
