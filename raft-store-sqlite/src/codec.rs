@@ -5,7 +5,7 @@
 
 mod answer;
 mod command;
-mod value;
+pub(crate) mod value;
 pub(crate) mod wire;
 
 use std::ops::RangeInclusive;

@@ -136,16 +136,10 @@ struct Runner<'a> {
 impl Runner<'_> {
     fn run_all(&mut self, text: &Statement) -> Result<Vec<StatementResult>, Failure> {
         let mut results = Vec::new();
-        let mut statements = Batch::new(self.connection, &text.sql);
-        while let Some(mut compiled) = statements.next().map_err(failure)? {
-            if !results.is_empty() && !text.parameters.is_empty() {
-                return Err(statement("a text with parameters can hold one SQL statement only"));
-            }
-            results.push(self.run_one(&mut compiled, text)?);
-        }
-        if results.is_empty() {
-            return Err(statement("there is no SQL statement"));
-        }
+        for_each_statement(self.connection, text, |compiled| {
+            results.push(self.run_one(compiled, text)?);
+            Ok(())
+        })?;
         Ok(results)
     }
 
@@ -226,22 +220,31 @@ pub(crate) fn stream(
     budget: &mut Budget,
     each: &mut EachPiece<'_>,
 ) -> Result<(), Failure> {
-    let mut stream_all = || {
-        let mut statements = Batch::new(connection, &text.sql);
-        let mut count = 0;
-        while let Some(mut compiled) = statements.next().map_err(failure)? {
-            count += 1;
-            if count > 1 && !text.parameters.is_empty() {
-                return Err(statement("a text with parameters can hold one SQL statement only"));
-            }
-            rule(&compiled)?;
-            budget.spend_statement()?;
-            bind(&mut compiled, &text.parameters)?;
-            walk(&mut compiled, budget, each)?;
+    let streamed = for_each_statement(connection, text, |compiled| {
+        rule(compiled)?;
+        budget.spend_statement()?;
+        bind(compiled, &text.parameters)?;
+        walk(compiled, budget, each)
+    });
+    streamed.map_err(|failure| explain(failure, fence))
+}
+
+/// Compiles the statements of a text one by one, each after `act` is done with the one before it.
+fn for_each_statement(
+    connection: &Connection,
+    text: &Statement,
+    mut act: impl FnMut(&mut rusqlite::Statement<'_>) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    let mut statements = Batch::new(connection, &text.sql);
+    let mut count = 0;
+    while let Some(mut compiled) = statements.next().map_err(failure)? {
+        count += 1;
+        if count > 1 && !text.parameters.is_empty() {
+            return Err(statement("a text with parameters can hold one SQL statement only"));
         }
-        if count == 0 { Err(statement("there is no SQL statement")) } else { Ok(()) }
-    };
-    stream_all().map_err(|failure| explain(failure, fence))
+        act(&mut compiled)?;
+    }
+    if count == 0 { Err(statement("there is no SQL statement")) } else { Ok(()) }
 }
 
 /// Steps to the end, and hands on what is found.
@@ -273,20 +276,22 @@ fn names(compiled: &rusqlite::Statement<'_>, budget: &mut Budget) -> Result<Vec<
 }
 
 fn values(row: &Row<'_>, columns: usize) -> rusqlite::Result<Vec<Value>> {
-    (0..columns)
-        .map(|column| {
-            Ok(match row.get_ref(column)? {
-                ValueRef::Null => Value::Null,
-                ValueRef::Integer(integer) => Value::Integer(integer),
-                ValueRef::Real(real) => Value::Real(real),
-                ValueRef::Text(text) => match str::from_utf8(text) {
-                    Ok(text) => Value::Text(text.into()),
-                    Err(_) => Value::Blob(Bytes::copy_from_slice(text)),
-                },
-                ValueRef::Blob(blob) => Value::Blob(Bytes::copy_from_slice(blob)),
-            })
-        })
-        .collect()
+    (0..columns).map(|column| row.get_ref(column).map(Value::from)).collect()
+}
+
+impl From<ValueRef<'_>> for Value {
+    fn from(value: ValueRef<'_>) -> Self {
+        match value {
+            ValueRef::Null => Self::Null,
+            ValueRef::Integer(integer) => Self::Integer(integer),
+            ValueRef::Real(real) => Self::Real(real),
+            ValueRef::Text(text) => match str::from_utf8(text) {
+                Ok(text) => Self::Text(text.into()),
+                Err(_) => Self::Blob(Bytes::copy_from_slice(text)),
+            },
+            ValueRef::Blob(blob) => Self::Blob(Bytes::copy_from_slice(blob)),
+        }
+    }
 }
 
 /// Gives each parameter its value. Left out is an error: SQLite would take NULL.

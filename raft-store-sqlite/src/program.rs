@@ -4,10 +4,12 @@ use std::borrow::Cow;
 
 use bytes::Bytes;
 use rusqlite::Connection;
+use rusqlite::types::ValueRef;
 
 use crate::answer::{KeyValue, StatementResult, StepResult};
 use crate::error::Error;
 use crate::execution::{self, Budget, Failure as SqlFailure, Rule, statement};
+use crate::kv::bytes::StoredBytes;
 use crate::kv::lookup::lookup;
 use crate::kv::{self, Changes, lease};
 use crate::limits;
@@ -268,9 +270,9 @@ fn output_of(Output { step, row, column }: Output, earlier: &[StepResult]) -> Op
 
 /// Bytes as SQL sees them in `kv`.
 fn as_sql(bytes: &Bytes) -> Value {
-    match str::from_utf8(bytes) {
-        Ok(text) if !text.contains('\0') => Value::Text(text.into()),
-        _ => Value::Blob(bytes.clone()),
+    match StoredBytes::of(bytes) {
+        StoredBytes::Text(text) => ValueRef::Text(text).into(),
+        StoredBytes::Blob(_) => Value::Blob(bytes.clone()),
     }
 }
 

@@ -97,7 +97,7 @@ fn key_from(message: wire::KeyValue) -> KeyValue {
 }
 
 fn statement_message(result: &StatementResult) -> wire::StatementResult {
-    let row = |row: &Vec<Value>| wire::Row { values: row.iter().map(value_message).collect() };
+    let row = |row: &Vec<Value>| wire::Row { values: row.iter().cloned().map(value_message).collect() };
     wire::StatementResult {
         columns: result.columns.clone(),
         rows: result.rows.iter().map(row).collect(),

@@ -6,7 +6,7 @@ use crate::step::{Argument, Output, Value};
 
 pub(super) fn argument_message(argument: &Argument) -> wire::Argument {
     let source = match argument {
-        Argument::Given(value) => wire::Source::Given(value_message(value)),
+        Argument::Given(value) => wire::Source::Given(value_message(value.clone())),
         Argument::Output(Output { step, row, column }) => {
             wire::Source::Output(wire::Output { step: *step, row: *row, column: *column })
         }
@@ -22,13 +22,13 @@ pub(super) fn argument_from(message: Option<wire::Argument>) -> Result<Argument,
     })
 }
 
-pub(super) fn value_message(value: &Value) -> wire::Value {
+pub(crate) fn value_message(value: Value) -> wire::Value {
     let kind = match value {
         Value::Null => wire::Kind::Null(true),
-        Value::Integer(integer) => wire::Kind::Integer(*integer),
-        Value::Real(real) => wire::Kind::Real(*real),
-        Value::Text(text) => wire::Kind::Text(text.clone()),
-        Value::Blob(blob) => wire::Kind::Blob(blob.clone()),
+        Value::Integer(integer) => wire::Kind::Integer(integer),
+        Value::Real(real) => wire::Kind::Real(real),
+        Value::Text(text) => wire::Kind::Text(text),
+        Value::Blob(blob) => wire::Kind::Blob(blob),
     };
     wire::Value { kind: Some(kind) }
 }

@@ -10,6 +10,7 @@ use rusqlite::types::ValueRef;
 
 use super::misused;
 use super::triggers::Table;
+use crate::codec::value::value_message;
 use crate::codec::wire;
 use crate::limits;
 
@@ -146,19 +147,5 @@ impl Rows {
 }
 
 pub(super) fn encode_row<'a>(values: impl Iterator<Item = ValueRef<'a>>) -> Vec<u8> {
-    wire::Row { values: values.map(value).collect() }.encode_to_vec()
-}
-
-fn value(value: ValueRef<'_>) -> wire::Value {
-    let kind = match value {
-        ValueRef::Null => wire::Kind::Null(true),
-        ValueRef::Integer(integer) => wire::Kind::Integer(integer),
-        ValueRef::Real(real) => wire::Kind::Real(real),
-        ValueRef::Text(text) => match str::from_utf8(text) {
-            Ok(text) => wire::Kind::Text(text.into()),
-            Err(_) => wire::Kind::Blob(Bytes::copy_from_slice(text)),
-        },
-        ValueRef::Blob(blob) => wire::Kind::Blob(Bytes::copy_from_slice(blob)),
-    };
-    wire::Value { kind: Some(kind) }
+    wire::Row { values: values.map(|value| value_message(value.into())).collect() }.encode_to_vec()
 }
