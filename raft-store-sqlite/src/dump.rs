@@ -38,7 +38,7 @@ fn write_all(connection: &Connection) -> rusqlite::Result<String> {
 }
 
 fn write_rows(connection: &Connection, table: &str, text: &mut String) -> rusqlite::Result<()> {
-    let table = format!("\"{}\"", table.replace('"', "\"\""));
+    let table = schema::quoted(table);
     let with_rowid = connection.prepare(&format!("SELECT rowid, * FROM {table}"));
     // A table WITHOUT ROWID has none to show.
     let mut select = with_rowid.or_else(|_| connection.prepare(&format!("SELECT * FROM {table}")))?;

@@ -34,7 +34,7 @@ pub(crate) struct RowWatch {
 }
 
 impl RowWatch {
-    /// Makes the functions. Triggers are put up by [`begin`](Self::begin).
+    /// Makes the functions. Triggers are put up by [`put_up`](Self::put_up).
     pub(crate) fn install(connection: &Connection) -> rusqlite::Result<Self> {
         let noted = Arc::new(Mutex::new(Noted::default()));
         let function = |name: &str, act: fn(&mut Noted, &Context<'_>) -> rusqlite::Result<bool>| {

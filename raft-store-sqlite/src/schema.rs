@@ -396,6 +396,11 @@ fn bring_up_to_date(
     transaction.commit()
 }
 
+/// A name as it stands in SQL, whatever it holds.
+pub(crate) fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
 /// Runs a statement of our own that yields nothing.
 pub(crate) fn run(connection: &Connection, sql: &'static str) -> rusqlite::Result<()> {
     connection.prepare_cached(sql)?.execute([]).map(|_| ())

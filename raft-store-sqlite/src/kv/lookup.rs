@@ -61,10 +61,8 @@ fn gather(
         merge.push(Run::begin(statement, bounds, lookup.revision).map_err(Failure::Sqlite)?);
     }
     loop {
-        let first = merge.iter_mut().filter(|run| run.next.is_some()).min_by(|one, other| {
-            let key = |run: &Run<'_>| run.next.as_ref().map(|entry| entry.key.clone());
-            key(one).cmp(&key(other))
-        });
+        let runs = merge.iter_mut().filter(|run| run.next.is_some());
+        let first = runs.min_by(|one, other| one.next_key().cmp(&other.next_key()));
         let Some(run) = first else { return Ok(()) };
         if found.entries.len() as u64 >= limit {
             found.more = true;
@@ -118,6 +116,10 @@ impl<'a> Run<'a> {
         let mut rows = statement.raw_query();
         let next = rows.next()?.map(entry).transpose()?;
         Ok(Self { rows, next })
+    }
+
+    fn next_key(&self) -> Option<&bytes::Bytes> {
+        self.next.as_ref().map(|entry| &entry.key)
     }
 
     /// The next one, which must be there.

@@ -4,6 +4,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params_from_iter};
 
 use super::noted::{Image, Key, encode_row};
 use crate::codec;
+use crate::schema::quoted;
 use crate::step::Value;
 
 /// The most values that a trigger passes on in one call.
@@ -87,10 +88,6 @@ impl Table {
             format!("SELECT {function}({}, {}, {});", literal(&self.name), self.key.len(), values.join(", "))
         };
         let (gone, came) = (call("raft_gone", "OLD"), call("raft_came", "NEW"));
-        let trigger = |name: &str, when: &str, body: &str| {
-            let name = self.trigger(name);
-            format!("CREATE TEMP TRIGGER {name} {when} BEGIN {body} END;\n")
-        };
         let in_the_way = |others: &str| {
             let found = call("raft_in_the_way", "raft_row");
             let found = found.trim_end_matches(';');
@@ -99,29 +96,28 @@ impl Table {
         let not_itself: Vec<String> =
             self.key.iter().map(|name| format!("raft_row.{0} IS OLD.{0}", quoted(name))).collect();
         let not_itself = format!(" AND NOT ({})", not_itself.join(" AND "));
-        [
-            trigger("came", &format!("AFTER INSERT ON main.{table}"), &came),
-            trigger("gone", &format!("AFTER DELETE ON main.{table}"), &gone),
-            trigger("changed", &format!("AFTER UPDATE ON main.{table}"), &format!("{gone} {came}")),
-            trigger("insert", &format!("BEFORE INSERT ON main.{table} WHEN raft_may_replace()"), &in_the_way("")),
-            trigger(
-                "update",
-                &format!("BEFORE UPDATE ON main.{table} WHEN raft_may_replace()"),
-                &in_the_way(&not_itself),
-            ),
-        ]
-        .concat()
+        let bodies = [
+            (format!("AFTER INSERT ON main.{table}"), came.clone()),
+            (format!("AFTER DELETE ON main.{table}"), gone.clone()),
+            (format!("AFTER UPDATE ON main.{table}"), format!("{gone} {came}")),
+            (format!("BEFORE INSERT ON main.{table} WHEN raft_may_replace()"), in_the_way("")),
+            (format!("BEFORE UPDATE ON main.{table} WHEN raft_may_replace()"), in_the_way(&not_itself)),
+        ];
+        let trigger = |(name, (when, body)): (String, (String, String))| {
+            format!("CREATE TEMP TRIGGER {name} {when} BEGIN {body} END;\n")
+        };
+        self.trigger_names().into_iter().zip(bodies).map(trigger).collect()
     }
 
     /// Takes its triggers away.
     pub(super) fn drop_triggers(&self, connection: &Connection) -> rusqlite::Result<()> {
-        let drop =
-            |name: &&str| connection.execute_batch(&format!("DROP TRIGGER IF EXISTS temp.{}", self.trigger(name)));
-        ["came", "gone", "changed", "insert", "update"].iter().try_for_each(drop)
+        let drop = |name: &String| connection.execute_batch(&format!("DROP TRIGGER IF EXISTS temp.{name}"));
+        self.trigger_names().iter().try_for_each(drop)
     }
 
-    fn trigger(&self, name: &str) -> String {
-        quoted(&format!("raft_{name}_{}", self.name))
+    /// The names of its triggers, quoted.
+    fn trigger_names(&self) -> [String; 5] {
+        ["came", "gone", "changed", "insert", "update"].map(|name| quoted(&format!("raft_{name}_{}", self.name)))
     }
 
     /// Which rows can stand in the way of the new one.
@@ -172,10 +168,6 @@ fn unique(connection: &Connection, table: &str) -> rusqlite::Result<Option<Vec<U
         indexes.push(columns);
     }
     Ok(Some(indexes))
-}
-
-fn quoted(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
 }
 
 fn literal(text: &str) -> String {
