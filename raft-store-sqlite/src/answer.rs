@@ -41,7 +41,7 @@ pub enum Outcome {
         /// Whether there is more: the next command of this kind goes on.
         more: bool,
     },
-    /// All nodes compute the checksum of the state at this entry.
+    /// The entry is there.
     Marked,
     /// The command failed, alike on every node, and changed nothing.
     Failed {

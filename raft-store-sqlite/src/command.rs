@@ -68,7 +68,7 @@ pub enum Operation {
     },
     /// Remove leases, with their keys, and sessions that have expired by log time. Proposed by the leader.
     Expire,
-    /// Let all nodes compute the checksum of their state at this entry, to be compared.
+    /// Change nothing but log time: an entry at which the states of nodes can be compared, by who cares to. Nothing does so by itself yet.
     Mark,
 }
 

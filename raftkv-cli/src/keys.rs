@@ -101,7 +101,8 @@ pub enum Consistency {
     /// It includes everything that was acknowledged before the call began.
     #[default]
     Linearizable,
-    /// The same as long as the nodes' clocks run alike. Faster where the nodes were started with leases.
+    /// The same as long as the nodes' clocks run alike, and faster, where the leader holds a lease; otherwise linearizable, as with this
+    /// version of `raftkv-server`.
     Lease,
     /// Whatever the node that is asked has applied.
     Stale {

@@ -48,7 +48,8 @@ struct Global {
     #[arg(long, env = "RAFTKV_TIMEOUT", global = true, value_parser = humantime::parse_duration, default_value = "5s")]
     timeout: Duration,
 
-    /// How fresh reads must be: `linearizable`, `lease`, `stale`, or `stale:5s` for no older than that.
+    /// How fresh reads must be: `linearizable`, `stale`, or `stale:5s` for no older than that; or `lease`, which is linearizable as well where
+    /// the leader holds no lease, as with this version of the server.
     #[arg(long, env = "RAFTKV_CONSISTENCY", global = true, value_parser = consistency, default_value = "linearizable")]
     consistency: Consistency,
 
