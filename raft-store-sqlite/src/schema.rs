@@ -4,6 +4,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::Duration;
 
+use rusqlite::hooks::Wal;
 use rusqlite::types::Value;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
@@ -277,6 +278,7 @@ pub(crate) fn open(
         set(&connection, pragma, value)?;
         verify(&connection, path, pragma, wanted)?;
     }
+    report_failed_checkpoints(&mut connection).map_err(Error::sqlite("setting up the database"))?;
     if stored < format.version() {
         bring_up_to_date(&mut connection, format, stored, first).map_err(Error::sqlite("making the tables"))?;
     }
@@ -376,6 +378,23 @@ fn verify(connection: &Connection, path: &Path, pragma: &'static str, wanted: &'
         return Ok(());
     }
     Err(Error::Setting { path: path.to_owned(), pragma, wanted, got })
+}
+
+/// Has a commit fail when the checkpoint fails that comes with it. SQLite's own does the same at the same size, but says nothing when it
+/// fails, and tries again: after a failed fsync that is to trust in what is not on the disk.
+fn report_failed_checkpoints(connection: &mut Connection) -> rusqlite::Result<()> {
+    let limit: i32 = connection.query_row("PRAGMA wal_autocheckpoint", [], |row| row.get(0))?;
+    let checkpoint = move |wal: &mut Wal, pages| {
+        if pages < limit {
+            return Ok(());
+        }
+        match wal.checkpoint() {
+            // Others read, or do the same: the next commit tries again.
+            Err(error) if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) => Ok(()),
+            done => done,
+        }
+    };
+    connection.wal_hook(Some(checkpoint))
 }
 
 fn bring_up_to_date(
