@@ -9,7 +9,7 @@
 //! file and no connection holds anything that would have to be released. Whoever else uses SQLite in this process, with
 //! another VFS, or with this one while no moment holds, sees the system's time and time zone as ever.
 //!
-//! This is the only unsafe code of RaftKV.
+//! This is the only unsafe code of RaftKV outside of tests.
 #![expect(unsafe_code, reason = "SQLite asks for the time through C's function pointers")]
 
 use std::ffi::{CStr, c_int, c_void};

@@ -144,7 +144,9 @@ impl SqliteLog {
         }
         // Stays so if the action panics as well.
         self.failed = true;
-        let done = action(self).map_err(|error| explained(error, &self.path))?;
+        let done = action(self)
+            .inspect_err(|_| schema::leave_as_is(&self.connection))
+            .map_err(|error| explained(error, &self.path))?;
         self.failed = false;
         Ok(done)
     }

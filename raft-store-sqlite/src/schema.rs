@@ -4,6 +4,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::Duration;
 
+use rusqlite::config::DbConfig;
 use rusqlite::hooks::Wal;
 use rusqlite::types::Value;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
@@ -395,6 +396,13 @@ fn report_failed_checkpoints(connection: &mut Connection) -> rusqlite::Result<()
         }
     };
     connection.wal_hook(Some(checkpoint))
+}
+
+/// Has the connection leave the files as they are when it is closed: the checkpoint that SQLite does then would try again what has failed, and
+/// after a failed fsync copy pages into the file that the write-ahead log on the disk does not have.
+pub(crate) fn leave_as_is(connection: &Connection) {
+    let set = connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true);
+    set.expect("SQLite knows this setting, which needs no disk");
 }
 
 fn bring_up_to_date(

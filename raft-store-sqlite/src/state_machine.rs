@@ -312,7 +312,7 @@ impl SqliteStateMachine {
             return Err(Error::Poisoned { path: self.file.path().to_owned() });
         }
         self.failed = true;
-        let done = action(self)?;
+        let done = action(self).inspect_err(|_| schema::leave_as_is(&self.connection))?;
         self.failed = false;
         Ok(done)
     }
