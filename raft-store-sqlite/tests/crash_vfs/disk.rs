@@ -415,7 +415,11 @@ impl File {
         bytes.resize(lengths.iter().copied().max().unwrap_or(0), 0);
         let sectors: Vec<_> = (0..bytes.len().div_ceil(SECTOR)).map(&mut seen_by).collect();
         for (number, change) in self.pending.iter().enumerate() {
-            change.apply(&mut bytes, |sector| sectors[sector] > number);
+            change.apply(&mut bytes, |sector| match change {
+                Change::Write { .. } => sectors[sector] > number,
+                // A file is cut short by its length alone: what it still has of its length, it has as it was.
+                Change::Truncate { .. } => seen_by_length > number,
+            });
         }
         bytes.truncate(lengths[seen_by_length.min(self.pending.len())]);
         bytes
