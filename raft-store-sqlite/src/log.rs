@@ -144,9 +144,7 @@ impl SqliteLog {
         }
         // Stays so if the action panics as well.
         self.failed = true;
-        let done = action(self)
-            .inspect_err(|_| schema::leave_as_is(&self.connection))
-            .map_err(|error| explained(error, &self.path))?;
+        let done = action(self).map_err(|error| explained(error, &self.path))?;
         self.failed = false;
         Ok(done)
     }
@@ -293,6 +291,14 @@ const PIECE_BYTES: u64 = 2 << 20;
 const KEPT_PAGES: u64 = 4096;
 
 /// Brings the file up to date, and reads what is in it besides entries.
+impl Drop for SqliteLog {
+    fn drop(&mut self) {
+        if self.failed {
+            schema::leave_as_is(&self.connection);
+        }
+    }
+}
+
 fn open_records(connection: &mut Connection) -> Result<(Identity, Beginning, End), Unreadable> {
     upgrade::pack(connection)?;
     begin_write_ahead_anew(connection)?;

@@ -312,7 +312,7 @@ impl SqliteStateMachine {
             return Err(Error::Poisoned { path: self.file.path().to_owned() });
         }
         self.failed = true;
-        let done = action(self).inspect_err(|_| schema::leave_as_is(&self.connection))?;
+        let done = action(self)?;
         self.failed = false;
         Ok(done)
     }
@@ -400,14 +400,20 @@ impl Opened {
     }
 }
 
+impl SqliteStateMachine {
+    /// As far as those who still read let it: nothing is lost where they don't, so a stop does not wait for them.
+    fn move_into_file(&self) -> rusqlite::Result<()> {
+        self.connection.busy_timeout(Duration::ZERO)?;
+        self.connection.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)")
+    }
+}
+
 impl Drop for SqliteStateMachine {
     /// Moves everything into the one file, so that a copy of it after a clean stop is whole. SQLite does so for the
     /// last connection, but not if that is a reader's.
     fn drop(&mut self) {
-        if !self.failed {
-            // Nothing is lost where it fails, so a stop doesn't wait for those who still read.
-            let _ = self.connection.busy_timeout(Duration::ZERO);
-            let _ = self.connection.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)");
+        if self.failed || self.move_into_file().is_err() {
+            schema::leave_as_is(&self.connection);
         }
     }
 }

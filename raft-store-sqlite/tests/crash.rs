@@ -224,6 +224,7 @@ impl World {
         }
         let at_power_loss = disk.cut();
         drop(parts);
+        assert!(!disk.was_tried_again(), "a failed write was tried again");
         let mut images = disk.take_images();
         images.extend([disk.restart(), disk.cut()]);
         unmount(&disk);

@@ -87,7 +87,10 @@ struct Model {
     /// What fails, on files whose names begin so, after how many more operations of that kind.
     plan: Option<(Fault, String, u64)>,
     is_full: bool,
-    failed: bool,
+    /// The files that the fault was planned for, once it has happened.
+    failed: Option<String>,
+    /// Whether one of them was written or synced after that.
+    tried_again: bool,
     images: Vec<Image>,
     tally: Tally,
 }
@@ -136,7 +139,8 @@ impl Disk {
             names: BTreeMap::new(),
             plan: None,
             is_full: false,
-            failed: false,
+            failed: None,
+            tried_again: false,
             images: Vec::new(),
             tally: Tally::default(),
         };
@@ -160,7 +164,12 @@ impl Disk {
 
     /// Whether the fault that was planned has happened.
     pub fn has_failed(&self) -> bool {
-        self.model().failed
+        self.model().failed.is_some()
+    }
+
+    /// Whether somebody went on writing where the fault had happened.
+    pub fn was_tried_again(&self) -> bool {
+        self.model().tried_again
     }
 
     /// What a power loss would have left, wherever the power was cut since the last call.
@@ -203,6 +212,7 @@ impl Disk {
     pub(super) fn write(&self, file: FileId, offset: usize, bytes: &[u8]) -> (usize, Result<(), c_int>) {
         let mut model = self.model();
         let name = model.files[file].name.clone();
+        model.touch(&name);
         model.cut_between(&self.folder, &name, "write");
         model.tally.writes += 1;
         let grows = offset + bytes.len() > model.files[file].cached.len();
@@ -231,6 +241,7 @@ impl Disk {
     pub(super) fn sync(&self, file: FileId) -> Result<(), c_int> {
         let mut model = self.model();
         let name = model.files[file].name.clone();
+        model.touch(&name);
         model.tally.syncs += 1;
         model.cut_at_sync(&self.folder, &format!("before a sync of {name}"));
         if model.strikes(Fault::Lie, &name) {
@@ -278,6 +289,11 @@ impl Model {
         self.names.values_mut().for_each(|name| name.confirmed = name.now);
     }
 
+    /// Notes that a file is about to be written or synced.
+    fn touch(&mut self, name: &str) {
+        self.tried_again |= self.failed.as_ref().is_some_and(|prefix| name.starts_with(prefix));
+    }
+
     /// Whether the fault happens now.
     fn strikes(&mut self, fault: Fault, name: &str) -> bool {
         let Some((planned, prefix, left)) = &mut self.plan else { return false };
@@ -289,9 +305,8 @@ impl Model {
             return false;
         }
         *self.tally.failures.entry((fault, name.trim_start_matches("raft_").to_owned())).or_default() += 1;
-        self.failed = fault != Fault::Lie;
         if fault != Fault::Lie {
-            self.plan = None;
+            self.failed = self.plan.take().map(|(_, prefix, _)| prefix);
         }
         true
     }
