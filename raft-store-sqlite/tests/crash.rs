@@ -14,12 +14,12 @@ use std::panic;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use common::{CLUSTER, Store, append, command, open, put, sql};
+use common::{Store, append, begin, command, open, put, sql};
 use crash_vfs::{Disk, Fault, Image, Tally, mount, unmount};
 use raft_core::effect::Persist;
 use raft_core::port::{LogStore, StateMachine, Stored};
 use raft_core::types::{Entry, EntryId, HardState, Index, NodeId, Payload, Snapshot, Term};
-use raft_store_sqlite::{DataDir, Error, Parts, dump, state_path};
+use raft_store_sqlite::{Error, Parts, SqliteLog, dump, state_path};
 use random::Random;
 use tempfile::TempDir;
 
@@ -39,7 +39,7 @@ struct Promises {
 struct World {
     random: Random,
     log: Stored,
-    /// What the log would be if the write that failed had not: nobody was told, so it may be there or not.
+    /// What the log is if a write that failed is there all the same: nobody was told that it is, or that it is not.
     unknown: Option<Stored>,
     commit: u64,
     state: u64,
@@ -54,8 +54,9 @@ struct World {
 impl World {
     fn new(seed: u64) -> Self {
         crash_vfs::install();
-        let root =
-            tempfile::Builder::new().tempdir_in(if Path::new("/dev/shm").is_dir() { "/dev/shm" } else { "/tmp" });
+        // In memory, where that is to be had.
+        let in_memory = Path::new("/dev/shm");
+        let root = if in_memory.is_dir() { tempfile::tempdir_in(in_memory) } else { tempfile::tempdir() };
         let mut world = Self {
             random: Random::new(seed),
             log: Stored::default(),
@@ -98,8 +99,7 @@ impl World {
             promised.commit
         );
         assert_eq!(dump_of(folder), self.dumps[&applied], "{at}: the state is not whole");
-        let missing = log.read(Index(applied + 1), u64::MAX).unwrap();
-        let missing: Vec<_> = missing.into_iter().filter(|entry| entry.id.index.0 <= promised.commit).collect();
+        let missing = committed(&mut log, applied, promised.commit).unwrap();
         state_machine.apply(&missing).unwrap();
         assert_eq!(dump_of(folder), self.dumps[&promised.commit], "{at}: it does not catch up");
         (Parts { log, state_machine, reader }, stored)
@@ -184,8 +184,7 @@ impl World {
             return Ok(());
         }
         self.commit = self.random.between(from..last + 1);
-        let entries = parts.log.read(Index(from), u64::MAX)?;
-        let entries: Vec<_> = entries.into_iter().filter(|entry| entry.id.index.0 <= self.commit).collect();
+        let entries = committed(&mut parts.log, from - 1, self.commit)?;
         let mut expected = Vec::new();
         for entry in &entries {
             expected.extend(self.twin.parts.state_machine.apply(std::slice::from_ref(entry)).unwrap());
@@ -204,7 +203,7 @@ impl World {
     fn live(&mut self, folder: &Path, fault: Option<(Fault, &str)>) -> (Tally, PathBuf) {
         let disk = Arc::new(Disk::new(folder, self.random.next()));
         mount(&disk);
-        let mut promised = self.promises(&[]);
+        let promised = self.promises(&[]);
         let (mut parts, stored) = self.check("at a start", folder, &promised);
         assert_eq!(stored, self.log);
         self.check_all(disk.take_images(), &promised);
@@ -216,12 +215,11 @@ impl World {
             if let Err(error) = self.step(&disk, &mut parts) {
                 assert!(disk.has_failed(), "nothing failed but {error}");
                 assert!(parts.log.write(&[]).is_err() || parts.state_machine.take_snapshot().is_err(), "it goes on");
-                promised = self.promises(&[]);
-                promised.logs.extend(self.unknown.take());
                 break;
             }
-            promised = self.promises(&[]);
         }
+        let mut promised = self.promises(&[]);
+        promised.logs.extend(self.unknown.take());
         let at_power_loss = disk.cut();
         drop(parts);
         assert!(!disk.was_tried_again(), "a failed write was tried again");
@@ -240,7 +238,7 @@ impl World {
     fn run(&mut self, faults: &[(Fault, &'static str)]) -> Tally {
         let mut folder = self.folder();
         std::fs::create_dir_all(&folder).unwrap();
-        DataDir::open(&folder, NodeId(1)).unwrap().begin(CLUSTER, &Stored::default()).unwrap();
+        begin(&folder);
         let mut all = Tally::default();
         for life in 0..faults.len() + 1 {
             let fault = life.checked_sub(1).map(|number| faults[number]);
@@ -250,6 +248,13 @@ impl World {
         }
         all
     }
+}
+
+/// The entries behind `applied` that are committed.
+fn committed(log: &mut SqliteLog, applied: u64, commit: u64) -> Result<Vec<Entry>, Error> {
+    let mut entries = log.read(Index(applied + 1), u64::MAX)?;
+    entries.retain(|entry| entry.id.index.0 <= commit);
+    Ok(entries)
 }
 
 fn dump_of(folder: &Path) -> String {
