@@ -11,6 +11,7 @@ use crate::error::Error;
 use crate::folder::{FolderLock, settle, sync_folder, write_ahead_path};
 use crate::log::{Beginning, SqliteLog};
 use crate::reader::Reader;
+use crate::refusal;
 use crate::snapshot::SnapshotFolder;
 use crate::state_file::{StateFile, swap};
 use crate::state_machine::SqliteStateMachine;
@@ -42,13 +43,14 @@ impl DataDir {
     ///
     /// # Errors
     /// [`Error::Unwritable`] if the folder can't be made or written, so another one may do; [`Error::InUse`] and
-    /// [`Error::OtherNode`] if it is somebody else's; others if what it holds is damaged or from a newer version.
+    /// [`Error::OtherNode`] if it is somebody else's; [`Error::Diverged`] after [`refuse_later_starts`](crate::refuse_later_starts); others if what it holds is damaged or from a newer version.
     pub fn open(folder: impl Into<PathBuf>, id: NodeId) -> Result<Self, Error> {
         let folder = folder.into();
         assert!(id != NodeId::NONE, "a node's id is not zero");
         let unwritable = |source| Error::Unwritable { path: folder.clone(), source };
         let lock = Arc::new(FolderLock::acquire(&folder)?);
         refuse_files_of_others(&folder, id)?;
+        refusal::check(&folder)?;
         // Before anything reads them.
         for file in [log_path(&folder, id), state_path(&folder, id)] {
             for file in [write_ahead_path(&file), file] {

@@ -97,6 +97,18 @@ pub enum Error {
         /// The entry that the log begins after.
         snapshot: EntryId,
     },
+    /// The state was found to differ from that of the other nodes, and the folder must not be used any more.
+    #[error(
+        "the node in {} does not start, because its state is not that of the cluster: {why}. The other nodes go on without it. Move the folder \
+         away, start the node with its old flags, and then give its place to the new disk: raftkv-cli member replace ID",
+        path.display()
+    )]
+    Diverged {
+        /// The folder.
+        path: PathBuf,
+        /// How that was found.
+        why: String,
+    },
     /// A snapshot that the log says is to replace the state is gone.
     #[error(
         "the state in {} has applied entry {applied}, and is to be replaced by the snapshot at {snapshot}, but {} is not \

@@ -62,6 +62,7 @@ mod moment;
 mod position;
 mod program;
 mod reader;
+mod refusal;
 mod rows;
 mod rules;
 mod sandbox;
@@ -81,6 +82,7 @@ pub use error::Error;
 pub use kv::lease::Lease;
 pub use log::SqliteLog;
 pub use reader::{Kind, Piece, ReadLimits, Reader, Seen, Upkeep};
+pub use refusal::refuse_later_starts;
 pub use state_machine::SqliteStateMachine;
 pub use step::{
     Action, Argument, Compare, Detail, Expect, KeyRange, Lookup, Output, Parameter, Put, Relation, Statement, Step,

@@ -8,7 +8,7 @@ use std::path::Path;
 use common::{CLUSTER, Store, begin, open, put};
 use raft_core::port::Stored;
 use raft_core::types::{ClusterId, Incarnation, NodeId};
-use raft_store_sqlite::{DataDir, Error, log_path, state_path};
+use raft_store_sqlite::{DataDir, Error, log_path, refuse_later_starts, state_path};
 use rusqlite::Connection;
 
 fn refusal(folder: &Path, id: u64) -> Error {
@@ -188,4 +188,16 @@ fn files_are_read_from_the_disk_when_a_folder_is_opened() {
     // In memory alone, or where the system can't tell, there is nothing to see.
     let has_disk = rustix::fs::statfs(folder.path()).unwrap().f_type != 0x0102_1994;
     assert!(!has_disk || !is_cached(), "it has left memory");
+}
+
+#[test]
+fn a_node_that_must_not_start_again_says_why_and_what_to_do() {
+    let store = Store::new();
+    let folder = store.folder.path();
+    refuse_later_starts(folder, "node 1 differed at entry 7").unwrap();
+    let Store { parts, folder, .. } = store;
+    drop(parts);
+    let error = refusal(folder.path(), 1);
+    assert!(matches!(&error, Error::Diverged { why, .. } if why == "node 1 differed at entry 7"), "{error}");
+    assert!(error.to_string().contains("raftkv-cli member replace ID"), "{error}");
 }
