@@ -68,7 +68,7 @@ pub enum Operation {
     },
     /// Remove leases, with their keys, and sessions that have expired by log time. Proposed by the leader.
     Expire,
-    /// Change nothing but log time: an entry at which the states of nodes can be compared, by who cares to. Nothing does so by itself yet.
+    /// Change nothing but log time: an entry at which the states of nodes can be compared. See [`SqliteStateMachine::marks`](crate::SqliteStateMachine::marks).
     Mark,
 }
 

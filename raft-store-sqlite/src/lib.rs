@@ -46,6 +46,7 @@
 
 mod answer;
 mod change;
+mod checksum;
 mod clock;
 mod codec;
 mod command;
@@ -74,6 +75,7 @@ mod step;
 
 pub use answer::{Answer, Found, KeyValue, Outcome, StatementResult, StepResult};
 pub use change::{Change, Changed, RowChange, RowChanges};
+pub use checksum::{Checksum, Marked, Marks, StateDigest, checksum};
 pub use command::{Command, Operation, SessionId};
 pub use contract::{Contract, ContractMismatch};
 pub use data_dir::{DataDir, Parts, log_path, state_path};

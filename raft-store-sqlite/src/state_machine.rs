@@ -28,6 +28,7 @@ use rusqlite::Connection;
 use rusqlite::config::DbConfig;
 
 use crate::answer::{Answer, Outcome};
+use crate::checksum::{Marker, Marks};
 use crate::command::{Command, Operation};
 use crate::error::Error;
 use crate::position::{Position, expect_cluster};
@@ -54,6 +55,7 @@ pub struct SqliteStateMachine {
     cluster: ClusterId,
     snapshots: Arc<SnapshotFolder>,
     captures: Captures,
+    marker: Marker,
     /// What certainly survives a power loss, if known.
     durable: Option<EntryId>,
     failed: bool,
@@ -90,6 +92,12 @@ struct Step {
     command: Option<Command>,
 }
 
+impl Step {
+    fn is_mark(&self) -> bool {
+        self.command.as_ref().is_some_and(|command| command.operation == Operation::Mark)
+    }
+}
+
 /// How a command went.
 enum Ran {
     Answered(Answer),
@@ -108,7 +116,7 @@ impl SqliteStateMachine {
     ) -> Result<Self, Error> {
         let Opened { connection, sandbox, position, schema, rows } = Opened::open(file.path(), cluster)?;
         let captures = Captures::new(snapshots.clone());
-        let durable = None;
+        let (marker, durable) = (Marker::new(), None);
         Ok(Self {
             connection,
             sandbox,
@@ -119,6 +127,7 @@ impl SqliteStateMachine {
             cluster,
             snapshots,
             captures,
+            marker,
             durable,
             failed: false,
         })
@@ -141,6 +150,24 @@ impl SqliteStateMachine {
     /// The last entry that was applied.
     pub(crate) fn position(&self) -> EntryId {
         self.position.applied
+    }
+
+    /// The states at marks that are applied from now on. To be asked for once, and taken from as long as it is kept: the state that waits to
+    /// be taken costs space on the disk.
+    pub fn marks(&self) -> Marks {
+        self.marker.marks()
+    }
+
+    /// Applies the entries. A mark ends its transaction, so that the state can be seen just as it is there.
+    fn apply_up_to_marks(&mut self, steps: &[Step]) -> Result<Vec<Option<Answer>>, Error> {
+        let mut answers = Vec::with_capacity(steps.len());
+        for steps in steps.split_inclusive(Step::is_mark) {
+            answers.extend(self.apply_all(steps)?);
+            if steps.last().is_some_and(Step::is_mark) {
+                self.marker.show(&self.file, self.position.applied);
+            }
+        }
+        Ok(answers)
     }
 
     fn apply_all(&mut self, steps: &[Step]) -> Result<Vec<Option<Answer>>, Error> {
@@ -339,14 +366,14 @@ impl StateMachine for SqliteStateMachine {
         Ok(self.position.applied)
     }
 
-    /// Applies the entries. In rare cases (see the module's text) in several transactions, each whole, with the
-    /// position of its last entry.
+    /// Applies the entries. In rare cases (see the module's text), and where there is a mark among them, in several transactions, each whole, with
+    /// the position of its last entry.
     fn apply(&mut self, entries: &[Entry]) -> Result<Vec<Option<Answer>>, Error> {
         let Some(first) = entries.first() else { return Ok(Vec::new()) };
         assert!(first.id.index == self.position.applied.index.next(), "entries are applied in order, each once");
         self.guarded(|state| {
             let steps = entries.iter().map(decode).collect::<Result<Vec<_>, _>>()?;
-            state.apply_all(&steps)
+            state.apply_up_to_marks(&steps)
         })
     }
 

@@ -78,6 +78,7 @@ fn operation() -> impl Strategy<Value = Operation> {
         2 => (key.clone(), 0..3u8).prop_map(|(key, n)| put(key, &n.to_string())),
         1 => key.clone().prop_map(delete),
         1 => Just(Operation::Expire),
+        1 => Just(Operation::Mark),
         1 => (0..3u64, 1..9_000u64).prop_map(|(lease, ttl_ms)| Operation::GrantLease { lease, ttl_ms }),
         1 => (1..4u64).prop_map(|lease| Operation::KeepLease { lease }),
         1 => (1..4u64).prop_map(|lease| Operation::RevokeLease { lease }),
@@ -165,6 +166,7 @@ proptest! {
         prop_assert_eq!(&answers, &apply_in_groups(&mut in_groups, &commands, &sizes));
         prop_assert_eq!(one_by_one.dump(), together.dump());
         prop_assert_eq!(one_by_one.dump(), in_groups.dump());
+        prop_assert_eq!(one_by_one.checksum(), together.checksum());
     }
 
     #[test]
@@ -175,6 +177,7 @@ proptest! {
         let (restarted, after_restarts) = apply_with_restarts(Store::new(), &commands, &sizes);
         prop_assert_eq!(answers, after_restarts);
         prop_assert_eq!(steady.dump(), restarted.dump());
+        prop_assert_eq!(steady.checksum(), restarted.checksum());
     }
 
     #[test]

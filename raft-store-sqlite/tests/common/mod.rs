@@ -9,7 +9,7 @@ use raft_core::membership::Membership;
 use raft_core::port::{StateMachine, Stored};
 use raft_core::types::{ClusterId, Entry, EntryId, Incarnation, Index, Member, NodeId, Payload, Term};
 use raft_store_sqlite::{
-    Answer, Command, DataDir, Error, Operation, Outcome, Parts, SessionId, SqliteStateMachine, Statement,
+    Answer, Checksum, Command, DataDir, Error, Operation, Outcome, Parts, SessionId, SqliteStateMachine, Statement,
     StatementResult, Step, StepResult, Value, state_path,
 };
 use tempfile::TempDir;
@@ -72,6 +72,10 @@ impl Store {
 
     pub fn dump(&self) -> String {
         raft_store_sqlite::dump(&state_path(self.folder.path(), NodeId(1))).unwrap()
+    }
+
+    pub fn checksum(&self) -> Checksum {
+        raft_store_sqlite::checksum(&state_path(self.folder.path(), NodeId(1))).unwrap()
     }
 
     pub fn state_machine(&mut self) -> &mut SqliteStateMachine {
