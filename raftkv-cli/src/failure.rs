@@ -10,6 +10,13 @@ use std::process::ExitCode;
 pub(crate) enum Failure {
     /// The client's error.
     Client(Error),
+    /// The client's error at this place of a script. The hint says what that means for the rest of it.
+    InScript {
+        /// The file, and the line where it is known.
+        place: String,
+        error: Error,
+        hint: String,
+    },
     /// What was asked for does not exist. Says what.
     NotFound(String),
     /// A condition did not hold, and nothing was changed. Says which.
@@ -52,6 +59,10 @@ impl Failure {
     fn describe(&self) -> (&'static str, String, Option<String>) {
         match self {
             Self::Client(error) => (error.code(), error.to_string(), error.hint()),
+            Self::InScript { place, error, hint } => {
+                let hint = error.hint().map_or_else(|| hint.clone(), |more| format!("{more}; {hint}"));
+                (error.code(), format!("{place}: {error}"), Some(hint))
+            }
             Self::NotFound(message) => ("not_found", message.clone(), None),
             Self::Condition(message) => ("condition", message.clone(), None),
             Self::Usage(message) => ("usage", message.clone(), None),
@@ -66,13 +77,19 @@ impl Failure {
 
     fn exit_code(&self) -> u8 {
         match self {
-            Self::Client(Error::Config(_) | Error::OtherCluster { .. }) | Self::Usage(_) => 2,
-            Self::NotFound(_) | Self::Client(Error::NoSuchLease(_)) => 3,
-            Self::Condition(_) | Self::Client(Error::Unexpected(_)) => 4,
-            Self::Client(Error::Unavailable { .. } | Error::Busy { .. } | Error::SessionExpired { .. }) => 5,
-            Self::Client(Error::OutcomeUnknown { .. }) => 6,
-            Self::Client(Error::Denied(_)) => 7,
-            Self::Client(_) | Self::Io(_) => 1,
+            Self::Client(error) | Self::InScript { error, .. } => match error {
+                Error::Config(_) | Error::OtherCluster { .. } => 2,
+                Error::NoSuchLease(_) => 3,
+                Error::Unexpected(_) => 4,
+                Error::Unavailable { .. } | Error::Busy { .. } | Error::SessionExpired { .. } => 5,
+                Error::OutcomeUnknown { .. } => 6,
+                Error::Denied(_) => 7,
+                _ => 1,
+            },
+            Self::Usage(_) => 2,
+            Self::NotFound(_) => 3,
+            Self::Condition(_) => 4,
+            Self::Io(_) => 1,
             Self::Interrupted => 130,
         }
     }

@@ -4,6 +4,7 @@ mod commands;
 mod failure;
 mod output;
 mod script;
+mod statements;
 
 use clap::{Arg, CommandFactory, FromArgMatches, Parser};
 use commands::Command;

@@ -7,9 +7,11 @@ mod get;
 mod lease;
 mod member;
 mod put;
+mod schema;
 mod sql;
 mod status;
 mod submit;
+mod tables;
 mod transfer_leader;
 mod txn;
 mod version;
@@ -18,6 +20,9 @@ use crate::failure::Failure;
 use crate::output::Output;
 use clap::Subcommand;
 use raftkv_cli::Client;
+use std::ffi::OsString;
+use std::io::{self, Read};
+use tokio::task::spawn_blocking;
 
 /// What to do.
 #[derive(Subcommand)]
@@ -31,6 +36,8 @@ pub(crate) enum Command {
     Lease(lease::Lease),
     Compact(compact::Compact),
     Sql(sql::Sql),
+    Tables(tables::Tables),
+    Schema(schema::Schema),
     Submit(submit::Submit),
     Status(status::Status),
     Member(member::Member),
@@ -49,6 +56,8 @@ impl Command {
             Self::Lease(lease) => lease.run(client, output).await,
             Self::Compact(compact) => compact.run(client, output).await,
             Self::Sql(sql) => sql.run(client, output).await,
+            Self::Tables(tables) => tables.run(client, output).await,
+            Self::Schema(schema) => schema.run(client, output).await,
             Self::Submit(submit) => submit.run(client, output).await,
             Self::Status(status) => status.run(client, output).await,
             Self::Member(member) => member.run(client, output).await,
@@ -56,4 +65,17 @@ impl Command {
             Self::Version(version) => version.run(output),
         }
     }
+}
+
+/// The text of a file, or of stdin if it is named `-`.
+async fn read_text(file: OsString) -> io::Result<String> {
+    let read = move || {
+        let mut text = String::new();
+        match file == "-" {
+            true => io::stdin().lock().read_to_string(&mut text).map(|_| text),
+            false => std::fs::read_to_string(&file)
+                .map_err(|error| io::Error::new(error.kind(), format!("{} can't be read: {error}", file.display()))),
+        }
+    };
+    spawn_blocking(read).await.map_err(io::Error::other).flatten()
 }

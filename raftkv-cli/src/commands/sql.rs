@@ -1,10 +1,13 @@
+use super::read_text;
 use crate::failure::Failure;
 use crate::output::{Output, escape, lines, object, table};
+use crate::statements;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use raftkv_cli::reply::{Row, StatementResult};
-use raftkv_cli::{Client, Statement, Value};
+use raftkv_cli::reply::{ExecuteReply, Row, StatementResult};
+use raftkv_cli::{Client, Error, Statement, Value};
 use serde_json::{Value as Json, json};
+use std::ffi::OsString;
 
 /// Run SQL: one statement, or several between semicolons, all or none
 ///
@@ -13,10 +16,15 @@ use serde_json::{Value as Json, json};
 ///
 ///     raftkv-cli sql "INSERT INTO users (id, name) VALUES (?, ?)" 1 Ada
 ///     raftkv-cli sql "SELECT name FROM users WHERE id = :id" -p id=1
+///     raftkv-cli sql -f schema.sql
+///
+/// A script is one command as well: if a statement fails, nothing is changed. With --each, each of its statements is a command of its own, and
+/// the line of one that fails is told. Of what a script yields, rows are printed; if there are none, how many rows were affected.
 #[derive(clap::Args)]
 #[command(verbatim_doc_comment)]
 pub(crate) struct Sql {
     /// The statement, or statements
+    #[arg(required_unless_present = "file", default_value = "", hide_default_value = true)]
     statement: String,
 
     /// Values for the parameters `?`, in order
@@ -26,26 +34,99 @@ pub(crate) struct Sql {
     /// A value for the parameter `:NAME`
     #[arg(short, long = "param", value_name = "NAME=VALUE", value_parser = named)]
     parameters: Vec<(String, Value)>,
+
+    /// Run the statements of a file; `-` is stdin
+    #[arg(short, long, value_name = "FILE", conflicts_with_all = ["statement", "values", "parameters"])]
+    file: Option<OsString>,
+
+    /// With --file: each statement is a command of its own, until one fails
+    #[arg(long, requires = "file")]
+    each: bool,
 }
 
 impl Sql {
     pub(crate) async fn run(self, client: &Client, output: Output) -> Result<(), Failure> {
+        if let Some(file) = self.file {
+            return run_script(client, output, file, self.each).await;
+        }
         let statement = Statement::new(self.statement);
         let statement = self.values.iter().fold(statement, |statement, value| statement.bind(literal(value)));
         let statement =
             self.parameters.into_iter().fold(statement, |statement, (name, value)| statement.bind_name(name, value));
         let reply = client.sql([statement]).await?;
-        let header = reply.header.unwrap_or_default();
-        let results = &reply.results;
-        let all = |format: fn(&StatementResult) -> String| results.iter().map(format).collect::<Vec<_>>().join("\n\n");
-        Ok(output.print(
-            || all(as_table),
-            || all(as_lines),
-            || {
-                let results: Vec<Json> = results.iter().map(as_json).collect();
-                json!({ "results": results, "revision": header.revision, "node_id": header.node_id })
-            },
-        )?)
+        print(output, &reply, &reply.results.iter().collect::<Vec<_>>())
+    }
+}
+
+/// Prints these of a reply's results.
+fn print(output: Output, reply: &ExecuteReply, results: &[&StatementResult]) -> Result<(), Failure> {
+    let all = |format: fn(&StatementResult) -> String| {
+        let results: Vec<String> = results.iter().map(|result| format(result)).collect();
+        results.join("\n\n")
+    };
+    let header = reply.header.unwrap_or_default();
+    Ok(output.print(
+        || all(as_table),
+        || all(as_lines),
+        || {
+            let results: Vec<Json> = results.iter().map(|result| as_json(result)).collect();
+            json!({ "results": results, "revision": header.revision, "node_id": header.node_id })
+        },
+    )?)
+}
+
+async fn run_script(client: &Client, output: Output, file: OsString, each: bool) -> Result<(), Failure> {
+    let name = if file == "-" { "stdin".to_owned() } else { file.display().to_string() };
+    let script = read_text(file).await?;
+    let parts = statements::split(&script);
+    if parts.is_empty() {
+        return Err(Failure::Usage(format!("{name} holds no SQL statement")));
+    }
+    let mut told = Told::default();
+    if each {
+        for (done, part) in parts.iter().enumerate() {
+            let hint = match done {
+                0 => "nothing was applied".to_owned(),
+                done => format!("the {done} statements before it are applied, and nothing after it"),
+            };
+            let run = client.sql([part.sql]).await;
+            told.tell(output, &run.map_err(|error| in_script(error, format!("{name}:{}", part.line), hint))?)?;
+        }
+    } else {
+        let hint = "no statement of the script is applied; --each runs them one by one, and tells the line";
+        let run = client.sql(parts.iter().map(|part| part.sql)).await;
+        told.tell(output, &run.map_err(|error| in_script(error, name, hint.to_owned()))?)?;
+    }
+    told.end(output)
+}
+
+fn in_script(error: Error, place: String, hint: String) -> Failure {
+    Failure::InScript { place, error, hint }
+}
+
+/// What a script has yielded so far.
+#[derive(Default)]
+struct Told {
+    affected: u64,
+    has_rows: bool,
+}
+
+impl Told {
+    /// Prints rows as they come. Programs are told of all statements.
+    fn tell(&mut self, output: Output, reply: &ExecuteReply) -> Result<(), Failure> {
+        self.affected += reply.results.iter().map(|result| result.rows_affected).sum::<u64>();
+        let is_told = |result: &&StatementResult| output.is_json() || !result.columns.is_empty();
+        let results: Vec<_> = reply.results.iter().filter(is_told).collect();
+        self.has_rows |= !results.is_empty();
+        if results.is_empty() { Ok(()) } else { print(output, reply, &results) }
+    }
+
+    fn end(self, output: Output) -> Result<(), Failure> {
+        if self.has_rows {
+            return Ok(());
+        }
+        let text = || affected(self.affected);
+        Ok(output.print(text, text, || json!({ "rows_affected": self.affected }))?)
     }
 }
 
@@ -92,7 +173,7 @@ fn hex(digits: &str) -> Option<Vec<u8>> {
 
 pub(super) fn as_table(result: &StatementResult) -> String {
     if result.columns.is_empty() {
-        return affected(result);
+        return affected(result.rows_affected);
     }
     let header = result.columns.iter().map(|name| escape(name)).collect();
     let count = result.rows.len();
@@ -102,14 +183,13 @@ pub(super) fn as_table(result: &StatementResult) -> String {
 
 pub(super) fn as_lines(result: &StatementResult) -> String {
     if result.columns.is_empty() {
-        return affected(result);
+        return affected(result.rows_affected);
     }
     let header: Vec<String> = result.columns.iter().map(|name| escape(name)).collect();
     lines(&header, &rows(result))
 }
 
-fn affected(result: &StatementResult) -> String {
-    let count = result.rows_affected;
+fn affected(count: u64) -> String {
     format!("{count} {} affected", if count == 1 { "row" } else { "rows" })
 }
 
@@ -134,6 +214,15 @@ pub(super) fn as_json(result: &StatementResult) -> Json {
         ("rows_affected".to_owned(), json!(result.rows_affected)),
         ("last_insert_id".to_owned(), json!(result.last_insert_id)),
     ])
+}
+
+/// The rows, each as an object of its columns.
+pub(super) fn as_objects(result: &StatementResult) -> Json {
+    let object = |row: &Row| {
+        let values = row.values.iter().map(|value| json_value(value.clone().into()));
+        Json::Object(result.columns.iter().cloned().zip(values).collect())
+    };
+    Json::Array(result.rows.iter().map(object).collect())
 }
 
 fn json_value(value: Value) -> Json {

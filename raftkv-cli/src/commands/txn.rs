@@ -6,8 +6,6 @@ use raftkv_cli::reply::step_result::Result as Outcome;
 use raftkv_cli::reply::{AnswerHeader, Found, SqlResult, StepResult};
 use serde_json::{Value as Json, json};
 use std::ffi::OsString;
-use std::io::{self, Read};
-use tokio::task::spawn_blocking;
 
 /// Run a program of keys and SQL: all of its steps, or none
 ///
@@ -35,17 +33,7 @@ pub(crate) struct Txn {
 
 impl Txn {
     pub(crate) async fn run(self, client: &Client, output: Output) -> Result<(), Failure> {
-        let file = self.file;
-        let read = move || {
-            let mut text = String::new();
-            match file == "-" {
-                true => io::stdin().lock().read_to_string(&mut text).map(|_| text),
-                false => std::fs::read_to_string(&file).map_err(|error| {
-                    io::Error::new(error.kind(), format!("{} can't be read: {error}", file.display()))
-                }),
-            }
-        };
-        let text = spawn_blocking(read).await.map_err(io::Error::other).flatten()?;
+        let text = super::read_text(self.file).await?;
         let program = script::parse(&text).map_err(|error| Failure::Usage(error.to_string()))?;
         let reply = client.run(program).await?;
         let (header, results) = (reply.header.unwrap_or_default(), reply.results);
