@@ -10,7 +10,7 @@ use crate::error::Error;
 
 /// Our own part: how commands are applied, and within which limits. Raised by every change after which an old log would lead to
 /// another state or to other answers.
-const RULES: u32 = 1;
+const RULES: u32 = 2;
 
 /// Options of SQLite's that change how it works, and not what comes of it. All others must be the same, also those that a later
 /// SQLite adds. They begin like this.
@@ -149,7 +149,7 @@ mod tests {
     #[test]
     fn a_contract_says_what_matters_and_nothing_else() {
         let text = Contract::of_this_program().unwrap().to_string();
-        for word in ["rules=1", &format!("sqlite={}", rusqlite::version()), "option=DEFAULT_FOREIGN_KEYS", "arch="] {
+        for word in ["rules=2", &format!("sqlite={}", rusqlite::version()), "option=DEFAULT_FOREIGN_KEYS", "arch="] {
             assert!(text.contains(word), "{word}: {text}");
         }
         for word in ["COMPILER", "THREADSAFE", "MUTEX"] {
@@ -168,8 +168,8 @@ mod tests {
 
     #[test]
     fn what_differs_is_said_from_both_sides() {
-        let ours = Contract::from("arch=x86_64 option=SOUNDEX rules=1 sqlite=3.54.1");
-        let theirs = Contract::from("arch=x86_64 rules=1 sqlite=3.55.0 option=SOUNDEX option=ENABLE_ICU");
+        let ours = Contract::from("arch=x86_64 option=SOUNDEX rules=2 sqlite=3.54.1");
+        let theirs = Contract::from("arch=x86_64 rules=2 sqlite=3.55.0 option=SOUNDEX option=ENABLE_ICU");
         assert_eq!(
             ours.check(&theirs).unwrap_err().to_string(),
             "would apply commands otherwise, and its state part from the others (only here: sqlite=3.54.1; only there: \
@@ -177,7 +177,7 @@ mod tests {
         );
         assert_eq!(
             ours.check(&Contract::default()).unwrap_err().to_string(),
-            "does not state how it applies commands, as an older version does: run this version, arch=x86_64, rules=1, \
+            "does not state how it applies commands, as an older version does: run this version, arch=x86_64, rules=2, \
              sqlite=3.54.1, there too"
         );
     }

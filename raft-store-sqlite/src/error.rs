@@ -152,6 +152,20 @@ pub enum Error {
         /// The file.
         path: PathBuf,
     },
+    /// Written by a version so old that this one can't read it.
+    #[error(
+        "{} has format {stored}, and this version knows formats from {oldest} on: use the version that wrote it, or \
+         rebuild this node from its peers",
+        path.display()
+    )]
+    OlderFormat {
+        /// The file.
+        path: PathBuf,
+        /// Its format.
+        stored: u32,
+        /// The oldest known one.
+        oldest: u32,
+    },
     /// Written by a newer version.
     #[error(
         "{} has format {stored}, and this version knows formats up to {known}: use the newer version",

@@ -6,7 +6,6 @@ use raft_core::types::{ClusterId, EntryId, Index, Term};
 use rusqlite::{Connection, Row};
 
 use crate::error::Error;
-use crate::program::Readable;
 
 /// What `raft_meta` says besides the cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,12 +14,16 @@ pub(crate) struct Position {
     pub(crate) applied: EntryId,
     /// The number of commands so far that changed something, plus one.
     pub(crate) revision: u64,
+    /// The number of the last change of a key or of rows, counted from 1.
+    pub(crate) changes: u64,
     /// The time of the last command, in milliseconds since 1970. Never falls.
     pub(crate) time_ms: u64,
     /// How many sessions are kept.
     pub(crate) sessions: u64,
     /// What was before this revision is forgotten. 0 if nothing is.
     pub(crate) compacted: u64,
+    /// Up to which change what is forgotten has been removed.
+    pub(crate) swept: u64,
     /// The term of the last command.
     pub(crate) command_term: Term,
 }
@@ -29,15 +32,18 @@ impl Position {
     /// Reads it.
     pub(crate) fn read(connection: &Connection) -> rusqlite::Result<Self> {
         let sql =
-            "SELECT applied_index, applied_term, revision, time_ms, sessions, compacted, command_term FROM raft_meta";
+            "SELECT applied_index, applied_term, revision, changes, time_ms, sessions, compacted, swept, command_term
+                   FROM raft_meta";
         connection.prepare_cached(sql)?.query_row([], |row| {
             Ok(Self {
                 applied: EntryId::new(Index(row.get(0)?), Term(row.get(1)?)),
                 revision: row.get(2)?,
-                time_ms: row.get(3)?,
-                sessions: row.get(4)?,
-                compacted: row.get(5)?,
-                command_term: Term(row.get(6)?),
+                changes: row.get(3)?,
+                time_ms: row.get(4)?,
+                sessions: row.get(5)?,
+                compacted: row.get(6)?,
+                swept: row.get(7)?,
+                command_term: Term(row.get(8)?),
             })
         })
     }
@@ -58,11 +64,34 @@ impl Position {
     /// Writes it.
     pub(crate) fn write(&self, connection: &Connection) -> rusqlite::Result<()> {
         let sql =
-            "UPDATE raft_meta SET applied_index = ?1, applied_term = ?2, revision = ?3, time_ms = ?4, sessions = ?5, compacted = ?6,
-                                  command_term = ?7";
-        let Self { applied, revision, time_ms, sessions, compacted, command_term } = *self;
-        let row = (applied.index.0, applied.term.0, revision, time_ms, sessions, compacted, command_term.0);
+            "UPDATE raft_meta SET applied_index = ?1, applied_term = ?2, revision = ?3, changes = ?4, time_ms = ?5,
+                                        sessions = ?6, compacted = ?7, swept = ?8, command_term = ?9";
+        let Self { applied, revision, changes, time_ms, sessions, compacted, swept, command_term } = *self;
+        let (index, term) = (applied.index.0, applied.term.0);
+        let row = (index, term, revision, changes, time_ms, sessions, compacted, swept, command_term.0);
         connection.prepare_cached(sql)?.execute(row).map(|_| ())
+    }
+}
+
+/// Which revisions can be read: from the first to the last.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Readable {
+    pub(crate) first: u64,
+    pub(crate) last: u64,
+}
+
+impl Readable {
+    /// Whether what was at `revision` can be read; 0 stands for now.
+    pub(crate) fn check(self, revision: u64) -> Result<(), Error> {
+        let Self { first, last } = self;
+        match revision {
+            0 => Ok(()),
+            _ if revision < first => Err(Error::Compacted { revision, first }),
+            _ if revision > last => {
+                Err(Error::Invalid(format!("revision {revision} is not reached yet: the state is at {last}")))
+            }
+            _ => Ok(()),
+        }
     }
 }
 

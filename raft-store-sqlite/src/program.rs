@@ -13,6 +13,7 @@ use crate::kv::bytes::StoredBytes;
 use crate::kv::lookup::lookup;
 use crate::kv::{self, Changes, lease};
 use crate::limits;
+use crate::position::Readable;
 use crate::rows::RowWatch;
 use crate::sandbox::Fence;
 use crate::step::{
@@ -61,28 +62,6 @@ pub(crate) struct Run<'a> {
     pub(crate) changes: Option<&'a mut Changes>,
     /// Who watches the rows that are changed.
     pub(crate) rows: Option<&'a mut RowWatch>,
-}
-
-/// Which revisions can be read: from the first to the last.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Readable {
-    pub(crate) first: u64,
-    pub(crate) last: u64,
-}
-
-impl Readable {
-    /// Whether what was at `revision` can be read; 0 stands for now.
-    pub(crate) fn check(self, revision: u64) -> Result<(), Error> {
-        let Self { first, last } = self;
-        match revision {
-            0 => Ok(()),
-            _ if revision < first => Err(Error::Compacted { revision, first }),
-            _ if revision > last => {
-                Err(Error::Invalid(format!("revision {revision} is not reached yet: the state is at {last}")))
-            }
-            _ => Ok(()),
-        }
-    }
 }
 
 impl Run<'_> {

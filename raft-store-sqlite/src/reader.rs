@@ -146,7 +146,7 @@ impl Reader {
                 let (revision, first) = (after.saturating_add(1), position.compacted.saturating_add(1));
                 return Err(Failure::Revision(Error::Compacted { revision, first }));
             }
-            changes::read(&reading.connection, after.min(position.revision), max_bytes)
+            changes::read(&reading.connection, position, after, max_bytes)
         })
     }
 
@@ -301,7 +301,7 @@ impl Reader {
 }
 
 fn next_expiry_ms(connection: &Connection, position: &Position) -> rusqlite::Result<Option<u64>> {
-    if compaction::is_due(connection, position.compacted)? {
+    if compaction::is_due(connection, position)? {
         return Ok(Some(0));
     }
     let ends = [next_over_ms(connection)?, lease::next_deadline_ms(connection)?];

@@ -129,7 +129,7 @@ fn read(table: &str, column: &str) -> Verdict {
     if is("fts3tokenize") {
         return refuse(format!("virtual tables ({table}) are not supported yet"));
     }
-    if is_own(table) && !["kv", "raft_kv", "raft_kv_history"].into_iter().any(is) {
+    if is_own(table) && !["kv", "raft_kv", "raft_changes"].into_iter().any(is) {
         return refuse(format!("{table} can't be read by SQL: it belongs to RaftKV; kv has the keys and values"));
     }
     Verdict::Allow

@@ -24,15 +24,22 @@ pub(crate) struct Format {
     layout: &'static str,
     /// Settings that must be in force: the name, what it is set to, and what SQLite then reads back. In this order.
     settings: &'static [(&'static str, &'static str, &'static str)],
-    /// What each version of the format has added, the first first. The version of a file is in its header, as
-    /// `user_version`: older files are brought up to date, newer ones are refused.
+    /// The oldest version that can be brought up to date.
+    oldest: u32,
+    /// What the oldest version consists of, and what each later one has added. The version of a file is in its header, as
+    /// `user_version`: older files are brought up to date, those older than the oldest and newer ones are refused.
     versions: &'static [&'static str],
 }
 
 impl Format {
     /// The newest version.
     pub(crate) fn version(&self) -> u32 {
-        u32::try_from(self.versions.len()).expect("versions are few")
+        self.oldest + u32::try_from(self.versions.len()).expect("versions are few") - 1
+    }
+
+    /// What a file of version `stored` lacks; all, if it is new.
+    fn added_since(&self, stored: u32) -> &'static [&'static str] {
+        if stored == 0 { self.versions } else { &self.versions[(stored - self.oldest) as usize + 1..] }
     }
 }
 
@@ -53,6 +60,7 @@ pub(crate) const LOG: Format = Format {
         // More than that: a file that is not cut short and grown again costs a sync less.
         ("journal_size_limit", "33554432", "33554432"),
     ],
+    oldest: 1,
     versions: &[LOG_1, LOG_2, LOG_3],
 };
 
@@ -133,58 +141,65 @@ pub(crate) const STATE: Format = Format {
         ("foreign_keys", "ON", "1"),
         ("encoding", "'UTF-8'", "UTF-8"),
     ],
-    versions: &[STATE_1, STATE_2],
+    // What came before was never released, and nodes that bring it up to date at different times would number their changes differently.
+    oldest: 3,
+    versions: &[STATE_3],
 };
 
 /// Kept to the last blank: SQLite stores this text, and it must be the same in all state files.
-const STATE_1: &str = "
+///
+/// All that keys have been since history began is in `raft_changes`, each change after the one before, and so is what was done to the rows
+/// of tables: to write is to append. `raft_kv` says which change made each key what it is, `raft_kv_deleted` which one deleted it, and
+/// `prior` leads from there to what the key was before. A number of a change is never given twice, though changes are forgotten: what leads
+/// to one that is gone leads nowhere.
+const STATE_3: &str = "
         CREATE TABLE raft_meta (
             one INTEGER PRIMARY KEY CHECK (one = 1),
             cluster_id TEXT NOT NULL,
             applied_index INTEGER NOT NULL,
             applied_term INTEGER NOT NULL,
             revision INTEGER NOT NULL,
-            time_ms INTEGER NOT NULL
+            time_ms INTEGER NOT NULL,
+            changes INTEGER NOT NULL DEFAULT 0,
+            sessions INTEGER NOT NULL DEFAULT 0,
+            compacted INTEGER NOT NULL DEFAULT 0,
+            swept INTEGER NOT NULL DEFAULT 0,
+            command_term INTEGER NOT NULL DEFAULT 0
         ) STRICT;
         CREATE TABLE raft_kv (
             key ANY NOT NULL PRIMARY KEY,
+            change INTEGER NOT NULL,
             create_revision INTEGER NOT NULL,
             mod_revision INTEGER NOT NULL,
-            mod_part INTEGER NOT NULL,
-            version INTEGER NOT NULL
-        ) STRICT, WITHOUT ROWID;
-        CREATE TABLE raft_kv_history (
-            revision INTEGER NOT NULL,
-            part INTEGER NOT NULL,
-            key ANY NOT NULL,
-            value ANY,
-            create_revision INTEGER NOT NULL,
             version INTEGER NOT NULL,
-            lease INTEGER NOT NULL,
-            PRIMARY KEY (revision, part)
+            lease INTEGER NOT NULL
         ) STRICT, WITHOUT ROWID;
+        CREATE INDEX raft_kv_by_lease ON raft_kv (lease) WHERE lease <> 0;
+        CREATE TABLE raft_kv_deleted (
+            key ANY NOT NULL PRIMARY KEY,
+            change INTEGER NOT NULL,
+            mod_revision INTEGER NOT NULL
+        ) STRICT, WITHOUT ROWID;
+        CREATE TABLE raft_changes (
+            change INTEGER PRIMARY KEY,
+            revision INTEGER NOT NULL,
+            key ANY,
+            value ANY,
+            create_revision INTEGER NOT NULL DEFAULT 0,
+            version INTEGER NOT NULL DEFAULT 0,
+            lease INTEGER NOT NULL DEFAULT 0,
+            prior INTEGER,
+            rows BLOB
+        ) STRICT;
         CREATE VIEW kv (key, value, create_revision, mod_revision, version, lease) AS
-            SELECT k.key, h.value, k.create_revision, k.mod_revision, k.version, h.lease
-            FROM raft_kv AS k JOIN raft_kv_history AS h ON h.revision = k.mod_revision AND h.part = k.mod_part;
-        CREATE TABLE raft_sessions (
-            client BLOB NOT NULL PRIMARY KEY,
-            answered INTEGER NOT NULL,
-            last_used_ms INTEGER NOT NULL
-        ) STRICT, WITHOUT ROWID;
-        CREATE TABLE raft_answers (
-            client BLOB NOT NULL,
-            sequence INTEGER NOT NULL,
-            answer BLOB NOT NULL,
-            PRIMARY KEY (client, sequence)
-        ) STRICT, WITHOUT ROWID;
-    ";
-
-/// Sessions end. One of before does not say when it was opened, so no client can go on with it.
-///
-/// A key's value stands in `raft_kv`, what it was before in `raft_kv_history`, and which keys each revision changed in `raft_changes`.
-const STATE_2: &str = "
-        DROP TABLE raft_answers;
-        DROP TABLE raft_sessions;
+            SELECT raft_kv.key, raft_changes.value, raft_kv.create_revision, raft_kv.mod_revision, raft_kv.version, raft_kv.lease
+            FROM raft_kv CROSS JOIN raft_changes ON raft_changes.change = raft_kv.change;
+        CREATE TABLE raft_leases (
+            lease INTEGER PRIMARY KEY,
+            ttl_ms INTEGER NOT NULL,
+            deadline_ms INTEGER NOT NULL
+        ) STRICT;
+        CREATE INDEX raft_leases_by_deadline ON raft_leases (deadline_ms);
         CREATE TABLE raft_sessions (
             client BLOB NOT NULL,
             opened_ms INTEGER NOT NULL,
@@ -200,52 +215,6 @@ const STATE_2: &str = "
             answer BLOB NOT NULL,
             PRIMARY KEY (client, opened_ms, sequence)
         ) STRICT, WITHOUT ROWID;
-        ALTER TABLE raft_meta ADD COLUMN sessions INTEGER NOT NULL DEFAULT 0;
-        DROP VIEW kv;
-        ALTER TABLE raft_kv RENAME TO raft_kv_1;
-        ALTER TABLE raft_kv_history RENAME TO raft_kv_history_1;
-        CREATE TABLE raft_kv (
-            key ANY NOT NULL PRIMARY KEY,
-            value ANY NOT NULL,
-            create_revision INTEGER NOT NULL,
-            mod_revision INTEGER NOT NULL,
-            version INTEGER NOT NULL,
-            lease INTEGER NOT NULL
-        ) STRICT, WITHOUT ROWID;
-        CREATE TABLE raft_kv_history (
-            key ANY NOT NULL,
-            mod_revision INTEGER NOT NULL,
-            value ANY,
-            create_revision INTEGER NOT NULL,
-            version INTEGER NOT NULL,
-            lease INTEGER NOT NULL,
-            PRIMARY KEY (key, mod_revision)
-        ) STRICT, WITHOUT ROWID;
-        CREATE TABLE raft_changes (
-            revision INTEGER NOT NULL,
-            part INTEGER NOT NULL,
-            key ANY,
-            rows BLOB,
-            PRIMARY KEY (revision, part)
-        ) STRICT, WITHOUT ROWID;
-        INSERT INTO raft_kv SELECT k.key, h.value, k.create_revision, k.mod_revision, k.version, h.lease
-            FROM raft_kv_1 AS k JOIN raft_kv_history_1 AS h ON h.revision = k.mod_revision AND h.part = k.mod_part;
-        INSERT INTO raft_kv_history SELECT key, revision, value, create_revision, version, lease FROM raft_kv_history_1 AS h
-            WHERE NOT EXISTS (SELECT 1 FROM raft_kv AS k WHERE k.key = h.key AND k.mod_revision = h.revision);
-        INSERT INTO raft_changes SELECT revision, part, key, NULL FROM raft_kv_history_1;
-        DROP TABLE raft_kv_1;
-        DROP TABLE raft_kv_history_1;
-        CREATE INDEX raft_kv_by_lease ON raft_kv (lease) WHERE lease <> 0;
-        CREATE VIEW kv (key, value, create_revision, mod_revision, version, lease) AS
-            SELECT key, value, create_revision, mod_revision, version, lease FROM raft_kv;
-        CREATE TABLE raft_leases (
-            lease INTEGER PRIMARY KEY,
-            ttl_ms INTEGER NOT NULL,
-            deadline_ms INTEGER NOT NULL
-        ) STRICT;
-        CREATE INDEX raft_leases_by_deadline ON raft_leases (deadline_ms);
-        ALTER TABLE raft_meta ADD COLUMN compacted INTEGER NOT NULL DEFAULT 0;
-        ALTER TABLE raft_meta ADD COLUMN command_term INTEGER NOT NULL DEFAULT 0;
     ";
 
 /// The oldest SQLite without the bug that corrupts a write-ahead log (3.51.3), and not the one that was withdrawn
@@ -358,6 +327,9 @@ fn check_format(connection: &Connection, path: &Path, format: &Format) -> Result
     if version > known {
         return Err(Error::NewerFormat { path, stored: version, known });
     }
+    if version < format.oldest {
+        return Err(Error::OlderFormat { path, stored: version, oldest: format.oldest });
+    }
     Ok(version)
 }
 
@@ -412,7 +384,7 @@ fn bring_up_to_date(
     first: impl FnOnce(&Connection) -> rusqlite::Result<()>,
 ) -> rusqlite::Result<()> {
     let transaction = connection.transaction()?;
-    for added in &format.versions[stored as usize..] {
+    for added in format.added_since(stored) {
         transaction.execute_batch(added)?;
     }
     transaction.pragma_update(None, "application_id", format.application_id)?;
@@ -438,34 +410,26 @@ mod tests {
     use super::*;
     use crate::sandbox::own_schema;
 
-    const FIRST: &str = "INSERT INTO raft_meta (one, cluster_id, applied_index, applied_term, revision, time_ms)
-                         VALUES (1, 'c1', 7, 2, 5, 1000)";
-
     #[test]
-    fn a_state_of_version_1_is_brought_up_to_date() {
+    fn a_state_that_is_too_old_is_refused_and_left_as_it_is() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("state.db");
-        let version_1 = Format { versions: &[STATE_1], ..STATE };
-        let old = open(&path, &version_1, |connection| connection.execute(FIRST, []).map(|_| ())).unwrap();
-        old.execute_batch(
-            "INSERT INTO raft_kv VALUES ('a', 5, 5, 0, 1);
-             INSERT INTO raft_kv_history VALUES (5, 0, 'a', '1', 5, 1, 0);
-             INSERT INTO raft_sessions VALUES (x'01', 3, 900);
-             INSERT INTO raft_answers VALUES (x'01', 4, x'02');
-             CREATE TABLE t (a);
-             INSERT INTO t VALUES (1);",
-        )
-        .unwrap();
-        drop(old);
+        let version_2 =
+            Format { oldest: 1, versions: &["CREATE TABLE raft_meta (a)", "CREATE TABLE raft_kv (a)"], ..STATE };
+        drop(open(&path, &version_2, |_| Ok(())).unwrap());
+        let before = std::fs::read(&path).unwrap();
+        let refused = open(&path, &STATE, |_| panic!("it is not new")).unwrap_err();
+        assert!(matches!(refused, Error::OlderFormat { stored: 2, oldest: 3, .. }), "{refused}");
+        assert_eq!(std::fs::read(&path).unwrap(), before);
+    }
 
-        let state = open(&path, &STATE, |_| panic!("it is not new")).unwrap();
-        let one = |sql: &str| state.query_row(sql, [], |row| row.get::<_, u64>(0)).unwrap();
-        assert_eq!(one("PRAGMA user_version"), u64::from(STATE.version()));
-        assert_eq!(one("SELECT applied_index FROM raft_meta"), 7);
-        assert_eq!(one("SELECT count(*) FROM kv JOIN t WHERE key = 'a' AND value = '1' AND a = 1"), 1);
-        assert_eq!(one("SELECT count(*) FROM raft_sessions") + one("SELECT count(*) FROM raft_answers"), 0);
-        assert_eq!(one("SELECT sessions FROM raft_meta"), 0);
-        // As a new one, to the last blank.
+    #[test]
+    fn a_new_state_is_the_same_in_a_file_and_in_memory() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = open(&folder.path().join("state.db"), &STATE, |_| Ok(())).unwrap();
+        let version: u32 = state.query_row("PRAGMA user_version", [], |row| row.get(0)).unwrap();
+        assert_eq!(version, STATE.version());
+        // To the last blank.
         assert_eq!(own_schema(&state).unwrap(), own_schema(&new_state_in_memory().unwrap()).unwrap());
     }
 }

@@ -112,7 +112,7 @@ fn whatever_is_done_to_one_state_alone_shows_in_its_checksum() {
         "DROP TRIGGER g",
         "ALTER TABLE plain ADD COLUMN c",
         "ANALYZE",
-        "UPDATE raft_kv SET value = 'square'",
+        "UPDATE raft_changes SET value = 'square'",
         "UPDATE raft_kv SET key = 'form'",
         "DELETE FROM raft_kv",
         "UPDATE raft_meta SET revision = revision + 1",

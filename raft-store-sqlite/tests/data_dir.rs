@@ -154,7 +154,7 @@ fn a_log_that_another_program_has_open_is_refused() {
 
 #[test]
 fn a_newer_format_is_refused() {
-    for (path, newest) in [(log_path as fn(&Path, NodeId) -> _, 3), (state_path, 2)] {
+    for (path, newest) in [(log_path as fn(&Path, NodeId) -> _, 3), (state_path, 3)] {
         let folder = tempfile::tempdir().unwrap();
         begin(folder.path());
         drop(open(folder.path()).unwrap());

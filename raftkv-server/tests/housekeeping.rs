@@ -133,7 +133,7 @@ async fn history_is_forgotten_when_it_is_old_enough_and_what_is_stays() {
     client.delete("y").await.unwrap();
 
     eventually("the end of history on all nodes", Duration::from_secs(20), async || {
-        let is_forgotten = |node| (count(node, "raft_kv_history"), count(node, "raft_changes")) == (0, 0);
+        let is_forgotten = |node| (count(node, "raft_kv_deleted"), count(node, "raft_changes")) == (0, 1);
         cluster.nodes().all(is_forgotten).then_some(())
     })
     .await;

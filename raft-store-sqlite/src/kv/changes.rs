@@ -1,81 +1,100 @@
 //! What each revision has changed, read back.
 
-use rusqlite::{Connection, OptionalExtension, Row};
+use rusqlite::types::Type;
+use rusqlite::{Connection, Row};
 
-use super::bytes::{OwnedBytes, StoredBytes};
-use super::lookup::entry;
+use super::bytes::OwnedBytes;
 use crate::answer::KeyValue;
 use crate::change::{Change, Changed};
 use crate::codec;
 use crate::error::Error;
+use crate::position::Position;
 use crate::program::Failure;
 
-/// A row of `raft_changes`.
-struct Noted {
-    revision: u64,
-    part: u64,
-    key: Option<OwnedBytes>,
-    rows: Option<Vec<u8>>,
-}
-
 /// The changes of the revisions after `after`, in order: whole revisions, at least one if there is one, and then as many as fit in
-/// `max_bytes`, about.
-pub(crate) fn read(connection: &Connection, after: u64, max_bytes: usize) -> Result<Vec<Change>, Failure> {
-    let sql = "SELECT revision, part, key, rows FROM raft_changes WHERE revision > ?1 ORDER BY revision, part";
+/// `max_bytes`, about. What was after `after` must not be forgotten.
+pub(crate) fn read(
+    connection: &Connection,
+    position: &Position,
+    after: u64,
+    max_bytes: usize,
+) -> Result<Vec<Change>, Failure> {
+    let sql = "SELECT changed.revision, changed.key, changed.rows,
+                      before.value, before.create_revision, before.revision, before.version, before.lease,
+                      changed.value, changed.create_revision, changed.revision, changed.version, changed.lease
+               FROM raft_changes AS changed LEFT JOIN raft_changes AS before ON before.change = changed.prior
+               WHERE changed.change > ?1 ORDER BY changed.change";
     let mut select = connection.prepare_cached(sql)?;
-    let mut rows = select.query([after])?;
+    let mut rows = select.query([last_until(connection, position, after)?])?;
     let mut changes: Vec<Change> = Vec::new();
     let mut bytes = 0;
     while let Some(row) = rows.next()? {
-        let noted = Noted { revision: row.get(0)?, part: row.get(1)?, key: row.get(2)?, rows: row.get(3)? };
-        let begins = changes.last().is_some_and(|last| last.revision < noted.revision);
-        if begins && bytes >= max_bytes {
+        let revision = row.get(0)?;
+        let same = changes.last().filter(|last| last.revision == revision);
+        if same.is_none() && !changes.is_empty() && bytes >= max_bytes {
             break;
         }
-        let (change, size) = change(connection, noted)?;
-        bytes += size;
-        changes.push(change);
+        let part = same.map_or(0, |last| last.part + 1);
+        let (what, size) = changed(row, revision, part)?;
+        bytes += size + 64;
+        changes.push(Change { revision, part, what });
     }
     Ok(changes)
 }
 
-/// The change, and about how large it is.
-fn change(connection: &Connection, noted: Noted) -> Result<(Change, usize), Failure> {
-    let Noted { revision, part, key, rows } = noted;
-    let of_entry = |entry: &Option<KeyValue>| entry.as_ref().map_or(0, |entry| entry.key.len() + entry.value.len());
-    let (what, size) = match (key, rows) {
-        (Some(OwnedBytes(key)), _) => {
-            let after = at(connection, &key, revision)?;
-            let before = before(connection, &key, revision)?;
-            let size = key.len() + of_entry(&after) + of_entry(&before);
-            (Changed::Key { key, before, after }, size)
+/// The number of the last change of the revisions up to this one, which must not lie before what is forgotten. From the first that was not
+/// swept on, all changes are there, and none has a lower revision than one before it.
+fn last_until(connection: &Connection, position: &Position, revision: u64) -> rusqlite::Result<u64> {
+    let mut select = connection.prepare_cached("SELECT revision FROM raft_changes WHERE change = ?1")?;
+    let (mut low, mut high) = (position.swept, position.changes);
+    while low < high {
+        let middle = low + (high - low).div_ceil(2);
+        let found: u64 = select.query_row([middle], |row| row.get(0))?;
+        if found <= revision {
+            low = middle;
+        } else {
+            high = middle - 1;
         }
-        (None, Some(rows)) => (Changed::Rows(codec::decode_row_changes(&rows).map_err(Failure::Revision)?), rows.len()),
-        (None, None) => {
-            let what = format!("change {part} of revision {revision} has neither a key nor rows");
-            return Err(Failure::Revision(Error::Undecodable { what: "a stored change", why: what }));
-        }
-    };
-    Ok((Change { revision, part, what }, size + 64))
+    }
+    Ok(low)
 }
 
-/// A key as a revision left it that has changed it.
-fn at(connection: &Connection, key: &[u8], revision: u64) -> rusqlite::Result<Option<KeyValue>> {
-    let sql = "SELECT key, value, create_revision, mod_revision, version, lease FROM raft_kv
-               WHERE key = ?1 AND mod_revision = ?2
-               UNION ALL
-               SELECT key, value, create_revision, mod_revision, version, lease FROM raft_kv_history
-               WHERE key = ?1 AND mod_revision = ?2 AND value IS NOT NULL";
-    connection.prepare_cached(sql)?.query_row((StoredBytes::of(key), revision), entry).optional()
+/// What was changed, and about how large it is.
+fn changed(row: &Row<'_>, revision: u64, part: u64) -> Result<(Changed, usize), Failure> {
+    let key: Option<OwnedBytes> = row.get(1)?;
+    let rows: Option<Vec<u8>> = row.get(2)?;
+    match (key, rows) {
+        (Some(OwnedBytes(key)), None) => {
+            let (before, after) = (version(row, &key, 3)?, version(row, &key, 8)?);
+            let of_entry =
+                |entry: &Option<KeyValue>| entry.as_ref().map_or(0, |entry| entry.key.len() + entry.value.len());
+            let size = key.len() + of_entry(&before) + of_entry(&after);
+            Ok((Changed::Key { key, before, after }, size))
+        }
+        (None, Some(rows)) => {
+            let changed = codec::decode_row_changes(&rows).map_err(Failure::Revision)?;
+            Ok((Changed::Rows(changed), rows.len()))
+        }
+        (key, _) => {
+            let what = if key.is_some() { "both a key and rows" } else { "neither a key nor rows" };
+            let why = format!("change {part} of revision {revision} has {what}");
+            Err(Failure::Revision(Error::Undecodable { what: "a stored change", why }))
+        }
+    }
 }
 
-/// A key as it was before a revision that has changed it.
-fn before(connection: &Connection, key: &[u8], revision: u64) -> rusqlite::Result<Option<KeyValue>> {
-    let sql = "SELECT key, value, create_revision, mod_revision, version, lease FROM raft_kv_history
-               WHERE key = ?1 AND mod_revision < ?2 ORDER BY mod_revision DESC LIMIT 1";
-    let known = |row: &Row<'_>| {
-        // Without a value, it was deleted then.
-        if row.get_ref(1)?.data_type() == rusqlite::types::Type::Null { Ok(None) } else { entry(row).map(Some) }
-    };
-    connection.prepare_cached(sql)?.query_row((StoredBytes::of(key), revision), known).optional().map(Option::flatten)
+/// The value, create_revision, mod_revision, version and lease of a key in the columns from `first` on. None without a value: it was not
+/// there then.
+fn version(row: &Row<'_>, key: &::bytes::Bytes, first: usize) -> rusqlite::Result<Option<KeyValue>> {
+    if row.get_ref(first)?.data_type() == Type::Null {
+        return Ok(None);
+    }
+    Ok(Some(KeyValue {
+        key: key.clone(),
+        value: row.get::<_, OwnedBytes>(first)?.0,
+        create_revision: row.get(first + 1)?,
+        mod_revision: row.get(first + 2)?,
+        version: row.get(first + 3)?,
+        lease: row.get(first + 4)?,
+    }))
 }

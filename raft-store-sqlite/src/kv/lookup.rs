@@ -1,7 +1,7 @@
 //! Reading keys, as they are or as they were.
 //!
 //! Keys are stored as TEXT or BLOB, and all TEXT comes before all BLOB: so a range is two runs, each in the order of bytes, which are
-//! merged.
+//! merged. At an earlier revision, keys that were deleted since have runs of their own.
 
 use rusqlite::{Connection, Row, Rows, Statement};
 
@@ -10,49 +10,62 @@ use crate::answer::{Found, KeyValue};
 use crate::execution::{Budget, Failure};
 use crate::step::{Detail, KeyRange, Lookup};
 
-const NOW: &str = "SELECT key, value, create_revision, mod_revision, version, lease FROM raft_kv";
+const NOW: &str = "SELECT key, value, create_revision, mod_revision, version, lease FROM kv";
 const NOW_KEYS: &str = "SELECT key, x'', create_revision, mod_revision, version, lease FROM raft_kv";
 
-/// What each key was at revision ?3: the last of what it has been until then, unless it was deleted. Its rows in history and its row
-/// of now are taken together.
-const THEN: &str = "SELECT key, value, create_revision, mod_revision, version, lease FROM (
-        SELECT * FROM raft_kv WHERE mod_revision <= ?3
-        UNION ALL
-        SELECT h.key, h.value, h.create_revision, h.mod_revision, h.version, h.lease FROM raft_kv_history AS h
-        WHERE h.mod_revision <= ?3 AND h.value IS NOT NULL
-          AND NOT EXISTS (SELECT 1 FROM raft_kv_history AS later
-                          WHERE later.key = h.key AND later.mod_revision > h.mod_revision AND later.mod_revision <= ?3)
-          AND NOT EXISTS (SELECT 1 FROM raft_kv AS latest WHERE latest.key = h.key AND latest.mod_revision <= ?3))";
+/// What each key of a table was at revision ?3, unless it was not there: from its latest change back to the last that had come by then.
+macro_rules! then {
+    ($heads:literal) => {
+        concat!(
+            "SELECT key, value, create_revision, mod_revision, version, lease FROM (
+                SELECT head.key, was.value, was.create_revision, was.revision AS mod_revision, was.version, was.lease
+                FROM ",
+            $heads,
+            " AS head CROSS JOIN raft_changes AS was
+                ON was.change = CASE WHEN head.mod_revision <= ?3 THEN head.change ELSE (
+                    WITH RECURSIVE chain (change, revision, prior) AS (
+                        SELECT change, revision, prior FROM raft_changes WHERE change = head.change
+                        UNION ALL
+                        SELECT earlier.change, earlier.revision, earlier.prior
+                        FROM chain CROSS JOIN raft_changes AS earlier ON earlier.change = chain.prior
+                        WHERE chain.revision > ?3)
+                    SELECT change FROM chain WHERE revision <= ?3) END
+                WHERE was.value IS NOT NULL)"
+        )
+    };
+}
+/// A key is in one of these two, or in neither.
+const THEN: &[&str] = &[then!("raft_kv"), then!("raft_kv_deleted")];
 
 /// Reads keys, within the budget. The revision must be one that can be read.
 pub(crate) fn lookup(connection: &Connection, lookup: &Lookup, budget: &mut Budget) -> Result<Found, Failure> {
-    let now = if lookup.detail == Detail::Full { NOW } else { NOW_KEYS };
-    let select = if lookup.revision == 0 { now } else { THEN };
+    let now = if lookup.detail == Detail::Full { &[NOW] } else { &[NOW_KEYS] };
+    let (selects, counted): (&[&str], &[&str]) = if lookup.revision == 0 { (now, &[NOW_KEYS]) } else { (THEN, THEN) };
     let mut found = Found::default();
     let limit = if lookup.limit == 0 { u64::MAX } else { lookup.limit };
     if lookup.detail != Detail::Count {
-        gather(connection, select, lookup, limit, budget, &mut found)?;
+        gather(connection, selects, lookup, limit, budget, &mut found)?;
     }
     // What was not gathered is only counted.
     let is_whole = lookup.detail != Detail::Count && !found.more;
     found.count = if is_whole {
         found.entries.len() as u64
     } else {
-        count(connection, select, lookup).map_err(Failure::Sqlite)?
+        count(connection, counted, lookup).map_err(Failure::Sqlite)?
     };
     Ok(found)
 }
 
 fn gather(
     connection: &Connection,
-    select: &str,
+    selects: &[&str],
     lookup: &Lookup,
     limit: u64,
     budget: &mut Budget,
     found: &mut Found,
 ) -> Result<(), Failure> {
     let mut statements = Vec::new();
-    for (sql, bounds) in runs(select, &lookup.range) {
+    for (sql, bounds) in selects.iter().flat_map(|select| runs(select, &lookup.range)) {
         let statement = connection.prepare_cached(&sql).map_err(Failure::Sqlite)?;
         statements.push((statement, bounds));
     }
@@ -77,9 +90,9 @@ fn gather(
     }
 }
 
-fn count(connection: &Connection, select: &str, lookup: &Lookup) -> rusqlite::Result<u64> {
+fn count(connection: &Connection, selects: &[&str], lookup: &Lookup) -> rusqlite::Result<u64> {
     let mut count = 0;
-    for (sql, bounds) in runs(select, &lookup.range) {
+    for (sql, bounds) in selects.iter().flat_map(|select| runs(select, &lookup.range)) {
         let sql = format!("SELECT count(*) FROM ({sql})");
         let mut statement = connection.prepare_cached(&sql)?;
         bind(&mut statement, &bounds, lookup.revision)?;

@@ -24,14 +24,14 @@ pub(super) enum Ended {
 
 impl SqliteStateMachine {
     pub(super) fn run(&mut self, steps: &[Step], seed: [u8; 16]) -> Result<Ended, Error> {
-        let mut changes = Changes::since(self.position.revision);
+        let mut changes = Changes::since(&self.position);
         let simple = self.run_simple(steps, &mut changes).map_err(Error::sqlite(APPLYING))?;
         let ended = match simple {
             Some(result) => Ended::With(Outcome::Ran(vec![result])),
             None => self.run_in_savepoint(steps, seed, &mut changes)?,
         };
         if matches!(&ended, Ended::With(Outcome::Ran(_)) | Ended::MadeDeferredKeys(Outcome::Ran(_))) {
-            self.position.revision = changes.revision();
+            changes.finish(&mut self.position);
         }
         Ok(ended)
     }

@@ -19,11 +19,11 @@ impl SqliteStateMachine {
     }
 
     pub(super) fn revoke_lease(&mut self, lease: u64) -> rusqlite::Result<Outcome> {
-        let mut changes = Changes::since(self.position.revision);
+        let mut changes = Changes::since(&self.position);
         if !lease::revoke(&self.connection, &mut changes, lease)? {
             return Ok(Outcome::NoSuchLease { lease });
         }
-        self.position.revision = changes.revision();
+        changes.finish(&mut self.position);
         Ok(Outcome::LeaseRevoked { deleted: changes.count() })
     }
 
@@ -34,16 +34,16 @@ impl SqliteStateMachine {
             return Ok(Outcome::failed(format!("revision {revision} is not reached yet: the state is at {current}")));
         }
         self.position.compacted = self.position.compacted.max(revision);
-        compaction::sweep(&self.connection, self.position.compacted, EXPIRED)?;
+        compaction::sweep(&self.connection, &mut self.position, EXPIRED)?;
         Ok(Outcome::Compacted)
     }
 
     /// Removes a piece of what is over by log time, and of what was forgotten.
     pub(super) fn expire(&mut self) -> rusqlite::Result<Outcome> {
-        let mut changes = Changes::since(self.position.revision);
+        let mut changes = Changes::since(&self.position);
         let leases = lease::expire(&self.connection, &mut changes, self.position.time_ms, EXPIRED)?;
-        self.position.revision = changes.revision();
-        let history = compaction::sweep(&self.connection, self.position.compacted, EXPIRED)?;
+        changes.finish(&mut self.position);
+        let history = compaction::sweep(&self.connection, &mut self.position, EXPIRED)?;
         let sessions = session::expire(&self.connection, &mut self.position)?;
         Ok(Outcome::Expired { more: leases || history || sessions })
     }
