@@ -23,17 +23,24 @@ fn main() -> Result<(), Box<dyn Error>> {
     let batches = if std::env::args().any(|argument| argument == "--bench") { 1000 } else { 2 };
     let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR"))?;
     let (mut state, plain) = (State::new(&folder)?, plain(&folder)?);
-    let mut times = [Duration::ZERO; 4];
+    let mut times = [Duration::ZERO; 5];
     for batch in 0..batches {
         let numbers = batch * BATCH..(batch + 1) * BATCH;
         times[0] += state.apply(numbers.clone().map(put))?;
         times[1] += plain_puts(&plain, numbers.clone())?;
-        times[2] += state.apply(numbers.clone().map(insert))?;
-        times[3] += plain_inserts(&plain, numbers)?;
+        times[2] += state.apply(numbers.clone().map(|number| Operation::sql([insert(number)])))?;
+        times[3] += state.apply([Operation::sql(numbers.clone().map(insert))].into_iter())?;
+        times[4] += plain_inserts(&plain, numbers)?;
     }
-    let names = ["puts, with history", "  plain upserts", "SQL inserts", "  plain inserts"];
+    let names = [
+        "puts, with history",
+        "  plain upserts",
+        "SQL inserts, a command each",
+        "SQL inserts, one command",
+        "  plain inserts",
+    ];
     for (name, time) in names.iter().zip(times) {
-        println!("{name:<20} {:>9.0}/s", (batches * BATCH) as f64 / time.as_secs_f64());
+        println!("{name:<28} {:>9.0}/s", (batches * BATCH) as f64 / time.as_secs_f64());
     }
     Ok(())
 }
@@ -50,11 +57,11 @@ fn put(number: u64) -> Operation {
     Operation::put(key(number), value(number))
 }
 
-fn insert(number: u64) -> Operation {
+fn insert(number: u64) -> Statement {
     let parameter = |value| Parameter { name: None, value };
     let parameters =
         vec![parameter(Value::Integer(number as i64).into()), parameter(Value::Text(value(number)).into())];
-    Operation::sql([Statement { sql: INSERT.into(), parameters }])
+    Statement { sql: INSERT.into(), parameters }
 }
 
 /// A node's state.
