@@ -79,8 +79,8 @@ class SessionExpired(Error):
         self.log_time_ms = log_time_ms
 
 
-class Client:
-    """A client of the cluster that `endpoints` (each "host:port") belong to. Not for use by several threads at once."""
+class Nodes:
+    """A cluster's nodes, as a client's calls find them, and its session. Not for use by several threads at once."""
 
     def __init__(self, endpoints, timeout=5.0):
         self.endpoints = list(endpoints)
@@ -104,37 +104,33 @@ class Client:
         for address in list(self.channels):
             self.disconnect(address)
 
-    def submit(self, command):
-        """Runs one command and returns the reply, whose `result` is text. Raises an Error otherwise."""
+    def in_session(self, send):
+        """Calls `send` with the next place in the session and a deadline, and once more, in a new one, if the first has ended."""
         deadline = time.monotonic() + self.timeout
         if self.client_id is None or time.monotonic() - self.used > IDLE:
             self._begin_session(time.time_ns() // 1_000_000)
         try:
-            return self._submit(command, deadline)
+            return send(self._next_place(), deadline)
         except SessionExpired as expired:
             # Certainly not applied, so it may be sent in another session, which agrees with the cluster's time.
             self._begin_session(expired.log_time_ms)
-            return self._submit(command, deadline)
+            return send(self._next_place(), deadline)
 
     def _begin_session(self, opened_ms):
         self.client_id = secrets.token_bytes(16)
         self.opened_ms = opened_ms
         self.sequence = 0
 
-    def _submit(self, command, deadline):
+    def _next_place(self):
         self.sequence += 1
         self.used = time.monotonic()
-        request = raft_pb2.SubmitCommandRequest(
-            command=command,
-            client_id=self.client_id,
-            opened_ms=self.opened_ms,
-            sequence=self.sequence,
+        return {
+            "client_id": self.client_id,
+            "opened_ms": self.opened_ms,
+            "sequence": self.sequence,
             # Commands run one after another here, so all before this one are settled.
-            answered=self.sequence - 1,
-        )
-        if request.ByteSize() > REQUEST_BYTES_MAX:
-            raise Failed(f"the command is larger than {REQUEST_BYTES_MAX} bytes, which is the most that is accepted")
-        return _Call(self, request, deadline).run()
+            "answered": self.sequence - 1,
+        }
 
     def channel(self, address, timeout):
         """A connection to a node, or None if it can't be reached: then certainly nothing was sent."""
@@ -148,14 +144,33 @@ class Client:
             channel.close()
 
 
-class _Call:
-    """One command: attempts at one node after another until an answer says what became of it."""
+class Client(Nodes):
+    """A client of the cluster that `endpoints` (each "host:port") belong to."""
 
-    def __init__(self, client, request, deadline):
-        self.client = client
+    def submit(self, command):
+        """Runs one command and returns the reply, whose `result` is text. Raises an Error otherwise."""
+
+        def send(place, deadline):
+            return _Submit(self, raft_pb2.SubmitCommandRequest(command=command, **place), deadline).run()
+
+        return self.in_session(send)
+
+
+class Call:
+    """One request: attempts at one node after another until an answer says what became of it.
+
+    Of a subclass, `send` sends the request to one node, and `judge` and `judge_error` return its answer if it is one, raise an
+    Error, or return None if another node may do better.
+    """
+
+    def __init__(self, nodes, request, deadline, only_reads=False):
+        if request.ByteSize() > REQUEST_BYTES_MAX:
+            raise Failed(f"the command is larger than {REQUEST_BYTES_MAX} bytes, which is the most that is accepted")
+        self.nodes = nodes
         self.request = request
         self.deadline = deadline
-        self.patience = min(PATIENCE, client.timeout / 3)
+        self.only_reads = only_reads
+        self.patience = min(PATIENCE, nodes.timeout / 3)
         self.pause = PAUSE_MIN
         # Where this round of attempts has been, and where the leader is said to be.
         self.asked = set()
@@ -173,17 +188,17 @@ class _Call:
             self.asked.add(address)
             reply = self.attempt(address)
             if reply is not None:
-                self.client.leader = address
+                self.nodes.leader = address
                 return reply
-            if self.client.leader == address:
-                self.client.leader = None
+            if self.nodes.leader == address:
+                self.nodes.leader = None
         raise self.unless_in_doubt(Unavailable(f"no leader reached: {self.summary()}"))
 
     def remaining(self):
         return self.deadline - time.monotonic()
 
     def next_address(self):
-        candidates = [self.redirect or self.client.leader, *self.client.endpoints]
+        candidates = [self.redirect or self.nodes.leader, *self.nodes.endpoints]
         self.redirect = None
         return next((address for address in candidates if address and address not in self.asked), None)
 
@@ -197,17 +212,44 @@ class _Call:
     def attempt(self, address):
         """Sends the command to one node. Returns the reply if it succeeded, and None if another node may do better."""
         deadline = time.monotonic() + min(self.patience, self.remaining())
-        channel = self.client.channel(address, deadline - time.monotonic())
+        channel = self.nodes.channel(address, deadline - time.monotonic())
         if channel is None:
             self.troubles[address] = "is unreachable"
             return None
         try:
-            timeout = max(0.001, deadline - time.monotonic())
-            reply = raft_pb2_grpc.RaftServiceStub(channel).SubmitCommand(self.request, timeout=timeout)
+            reply = self.send(channel, max(0.001, deadline - time.monotonic()))
         except grpc.RpcError as error:
-            self.client.disconnect(address)
             return self.judge_error(address, error)
         return self.judge(address, reply)
+
+    def judge_error(self, address, error):
+        self.nodes.disconnect(address)
+        code = error.code()
+        if code in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
+            raise self.unless_in_doubt(Denied(error.details()))
+        if code == grpc.StatusCode.UNIMPLEMENTED:
+            raise self.unless_in_doubt(Failed(f"{address} does not speak RaftKV's protocol: {error.details()}"))
+        silent = code in (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED)
+        self.troubles[address] = "does not answer" if silent else f"gave no answer ({error.details()})"
+        self.in_doubt = True
+        return None
+
+    def unless_in_doubt(self, error):
+        """The error, which promises that nothing was applied, unless an attempt may have been. A read never is."""
+        if not self.in_doubt or self.only_reads:
+            return error
+        return OutcomeUnknown(f"the outcome is unknown: {error}")
+
+    def summary(self):
+        return ", ".join(f"{address} {trouble}" for address, trouble in sorted(self.troubles.items())) or "no time"
+
+
+class _Submit(Call):
+    def __init__(self, nodes, request, deadline):
+        super().__init__(nodes, request, deadline, only_reads=request.command.lower().startswith("get "))
+
+    def send(self, channel, timeout):
+        return raft_pb2_grpc.RaftServiceStub(channel).SubmitCommand(self.request, timeout=timeout)
 
     def judge(self, address, reply):
         if reply.success:
@@ -235,26 +277,6 @@ class _Call:
             self.troubles[address] = reply.error or "does not know the outcome"
             self.in_doubt = True
         return None
-
-    def judge_error(self, address, error):
-        code = error.code()
-        if code in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
-            raise self.unless_in_doubt(Denied(error.details()))
-        if code == grpc.StatusCode.UNIMPLEMENTED:
-            raise self.unless_in_doubt(Failed(f"{address} does not speak RaftKV's protocol: {error.details()}"))
-        silent = code == grpc.StatusCode.DEADLINE_EXCEEDED
-        self.troubles[address] = "does not answer" if silent else f"gave no answer ({error.details()})"
-        self.in_doubt = True
-        return None
-
-    def unless_in_doubt(self, error):
-        """The error, which promises that nothing was applied, unless an attempt may have been. A read never is."""
-        if not self.in_doubt or self.request.command.lower().startswith("get "):
-            return error
-        return OutcomeUnknown(f"the outcome is unknown: {error}")
-
-    def summary(self):
-        return ", ".join(f"{address} {trouble}" for address, trouble in sorted(self.troubles.items())) or "no time"
 
 
 def _is_reachable(address, timeout):
