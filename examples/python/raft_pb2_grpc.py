@@ -64,6 +64,11 @@ class RaftServiceStub(object):
                 request_serializer=raft__pb2.ReadIndexRequest.SerializeToString,
                 response_deserializer=raft__pb2.ReadIndexReply.FromString,
                 _registered_method=True)
+        self.CompareChecksums = channel.unary_unary(
+                '/raft.v1.RaftService/CompareChecksums',
+                request_serializer=raft__pb2.CompareChecksumsRequest.SerializeToString,
+                response_deserializer=raft__pb2.CompareChecksumsReply.FromString,
+                _registered_method=True)
         self.SubmitCommand = channel.unary_unary(
                 '/raft.v1.RaftService/SubmitCommand',
                 request_serializer=raft__pb2.SubmitCommandRequest.SerializeToString,
@@ -120,6 +125,14 @@ class RaftServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CompareChecksums(self, request, context):
+        """A node that has computed the checksum of its state at an entry tells it to a peer, and learns the peer's, if that has computed it by then. So whichever
+        of the two is later, both know both.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def SubmitCommand(self, request, context):
         """Runs one command given as text: `set k=v`, `get k`, `del k`, or SQL. Needs no metadata.
         """
@@ -159,6 +172,11 @@ def add_RaftServiceServicer_to_server(servicer, server):
                     servicer.ReadIndex,
                     request_deserializer=raft__pb2.ReadIndexRequest.FromString,
                     response_serializer=raft__pb2.ReadIndexReply.SerializeToString,
+            ),
+            'CompareChecksums': grpc.unary_unary_rpc_method_handler(
+                    servicer.CompareChecksums,
+                    request_deserializer=raft__pb2.CompareChecksumsRequest.FromString,
+                    response_serializer=raft__pb2.CompareChecksumsReply.SerializeToString,
             ),
             'SubmitCommand': grpc.unary_unary_rpc_method_handler(
                     servicer.SubmitCommand,
@@ -328,6 +346,33 @@ class RaftService(object):
             '/raft.v1.RaftService/ReadIndex',
             raft__pb2.ReadIndexRequest.SerializeToString,
             raft__pb2.ReadIndexReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CompareChecksums(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/raft.v1.RaftService/CompareChecksums',
+            raft__pb2.CompareChecksumsRequest.SerializeToString,
+            raft__pb2.CompareChecksumsReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -41,6 +41,13 @@ pub struct Checksum {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct StateDigest(pub [u8; 32]);
 
+impl StateDigest {
+    /// Its beginning, which tells one from another as well as people need.
+    pub fn short(&self) -> String {
+        self.0[..8].iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
+    }
+}
+
 impl fmt::Display for StateDigest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))

@@ -99,8 +99,8 @@ pub enum Error {
     },
     /// The state was found to differ from that of the other nodes, and the folder must not be used any more.
     #[error(
-        "the node in {} does not start, because its state is not that of the cluster: {why}. The other nodes go on without it. Move the folder \
-         away, start the node with its old flags, and then give its place to the new disk: raftkv-cli member replace ID",
+        "the node in {} must not serve any more, because its state is not that of the cluster: {why}; the others go on without it. Move the \
+         folder away, start the node with its old flags, and then give its place to the new disk: raftkv-cli member replace ID",
         path.display()
     )]
     Diverged {

@@ -9,9 +9,9 @@ use raft_core::message::{Envelope, Message};
 use raft_core::port::{Capture, Staging, Transport};
 use raft_core::types::{Identity, Incarnation, NodeId, ReadToken, Term};
 use raftkv_proto::raft::v1::{
-    AppendEntriesReply, AppendEntriesRequest, IdentifyReply, IdentifyRequest, InstallSnapshotReply,
-    InstallSnapshotRequest, ReadIndexReply, ReadIndexRequest, RequestVoteReply, RequestVoteRequest, TimeoutNowReply,
-    TimeoutNowRequest,
+    AppendEntriesReply, AppendEntriesRequest, CompareChecksumsRequest, IdentifyReply, IdentifyRequest,
+    InstallSnapshotReply, InstallSnapshotRequest, ReadIndexReply, ReadIndexRequest, RequestVoteReply,
+    RequestVoteRequest, StateChecksum, TimeoutNowReply, TimeoutNowRequest,
 };
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
@@ -22,8 +22,9 @@ use tonic::{Request, Response, Status, Streaming};
 use tracing::{debug, error};
 
 use crate::convert::{self, Announced, Malformed};
-use crate::destination::Destination;
+use crate::destination::{Destination, Reached};
 use crate::dial;
+use crate::error::Error;
 use crate::handshake::{Handshake, Purpose};
 use crate::inbound::{Ballot, Inbound, OpenStream, superseded};
 use crate::link::{Link, PeerStatus};
@@ -176,6 +177,30 @@ impl GrpcTransport {
         let reply = timeout(inner.local.options.vote_timeout, reply).await;
         let reply = reply.map_err(|_| Status::deadline_exceeded("no answer about the read in time"))?;
         reply.map(Response::new).map_err(|_| superseded())
+    }
+
+    /// Who makes a call between nodes, if it fits this one.
+    ///
+    /// # Errors
+    /// If it does not; the log says so as well.
+    pub fn caller(&self, metadata: &MetadataMap) -> Result<Identity, Status> {
+        self.inner.check(metadata, Purpose::Raft).map(|handshake| handshake.from)
+    }
+
+    /// Tells a peer a checksum, and returns what it has at the same entry; or asks for a comparison. One connection, one call, bounded in time.
+    ///
+    /// # Errors
+    /// If the peer can't be reached, or is not who it should be.
+    pub async fn compare_checksums(
+        &self,
+        peer: NodeId,
+        checksum: Option<StateChecksum>,
+    ) -> Result<Option<StateChecksum>, Error> {
+        let Reached { mut client, handshake, .. } =
+            self.inner.destination(peer).reach().await.map_err(|(error, _)| error)?;
+        let request = CompareChecksumsRequest { checksum };
+        let call = client.compare_checksums(handshake.stamp(request));
+        Ok(timeout(self.inner.local.options.connect_timeout, call).await??.into_inner().checksum)
     }
 
     /// Puts the data of a leader's snapshot together, and then hands the message to the core, which replies on `AppendEntries`. A snapshot that

@@ -6,8 +6,9 @@ use bytes::Bytes;
 use common::*;
 use raft_core::message::{AppendEntriesReply, AppendResult, Envelope, Message};
 use raft_core::port::Transport;
-use raft_core::types::{EntryId, Index, NodeId, ReadToken, Round, Term};
-use raft_transport_grpc::Options;
+use raft_core::types::{EntryId, Incarnation, Index, Member, NodeId, ReadToken, Round, Term};
+use raft_transport_grpc::{Error, Options};
+use raftkv_proto::raft::v1::StateChecksum;
 
 #[test]
 fn every_kind_of_message_arrives_as_it_was_sent_in_both_directions() {
@@ -170,4 +171,21 @@ fn many_reads_may_be_asked_about_at_once_and_are_answered_in_any_order() {
     // Nobody asked about this one.
     b.send(a.id(), 5, Message::ReadIndexReply { token: ReadToken(11), index: None });
     assert!(a.inbox.try_recv().is_err());
+}
+
+#[test]
+fn a_checksum_is_told_to_the_peer_that_is_meant_and_to_nobody_else() {
+    let (a, b) = (TestNode::start(1), TestNode::start(2));
+    connect(&[&a, &b]);
+    let told = StateChecksum { digest: Bytes::from(vec![7; 32]), ..StateChecksum::default() };
+    let compare = |peer| runtime().block_on(a.transport.compare_checksums(peer, Some(told.clone())));
+    let answer = compare(b.id()).unwrap().unwrap();
+    assert_eq!((answer.digest, &*answer.fault), (told.digest.clone(), "n1"));
+    assert!(matches!(compare(NodeId(9)), Err(Error::NoAddress)));
+    // Another disk under the peer's name is told nothing.
+    let (id, member) = b.member();
+    let other = Member { incarnation: Incarnation(0xbad), ..member };
+    a.transport.use_membership(&membership([a.member(), (id, other)]));
+    let refused = compare(b.id()).unwrap_err();
+    assert!(matches!(refused, Error::Mismatch(_)), "{refused}");
 }

@@ -83,6 +83,13 @@ impl RaftService for Stalled {
         Err(Status::unimplemented("not in this test"))
     }
 
+    async fn compare_checksums(
+        &self,
+        _: Request<wire::CompareChecksumsRequest>,
+    ) -> Result<Response<wire::CompareChecksumsReply>, Status> {
+        Err(Status::unimplemented("not in this test"))
+    }
+
     async fn submit_command(
         &self,
         _: Request<wire::SubmitCommandRequest>,

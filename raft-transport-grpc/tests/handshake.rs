@@ -10,14 +10,14 @@ use raft_core::types::{ClusterId, Identity, Incarnation, NodeId};
 use raft_transport_grpc::handshake::Handshake;
 use raft_transport_grpc::{Options, identify};
 use raftkv_proto::raft::v1::{
-    AppendEntriesRequest, EntryId, IdentifyReply, IdentifyRequest, InstallSnapshotRequest, Member, ReadIndexRequest,
-    RequestVoteRequest, TimeoutNowRequest,
+    AppendEntriesRequest, CompareChecksumsRequest, EntryId, IdentifyReply, IdentifyRequest, InstallSnapshotRequest,
+    Member, ReadIndexRequest, RequestVoteRequest, TimeoutNowRequest,
 };
 use tokio_stream::StreamExt;
 use tonic::{Code, Request, Status};
 
-/// What node 1 answers to each of the six calls, made with this handshake.
-fn call_all(node: &TestNode, stamp: &Handshake) -> [Result<(), Status>; 6] {
+/// What node 1 answers to each of the seven calls, made with this handshake.
+fn call_all(node: &TestNode, stamp: &Handshake) -> [Result<(), Status>; 7] {
     let address = node.address.clone();
     runtime().block_on(async {
         let mut client = client(&address).await;
@@ -30,6 +30,7 @@ fn call_all(node: &TestNode, stamp: &Handshake) -> [Result<(), Status>; 6] {
             client.install_snapshot(stamp.stamp(parts)).await.map(|_| ()),
             client.timeout_now(stamp.stamp(TimeoutNowRequest::default())).await.map(|_| ()),
             client.read_index(stamp.stamp(ReadIndexRequest::default())).await.map(|_| ()),
+            client.compare_checksums(stamp.stamp(CompareChecksumsRequest::default())).await.map(|_| ()),
         ]
     })
 }

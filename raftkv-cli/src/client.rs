@@ -13,12 +13,13 @@ use bytes::Bytes;
 use raftkv_proto::MAX_REQUEST_BYTES;
 use raftkv_proto::raft::v1::{SubmitCommandReply, SubmitCommandRequest};
 use raftkv_proto::raftkv::v1::{
-    AddMemberRequest, CompactReply, CompactRequest, DeleteReply, DeleteRequest, DemoteMemberRequest, ExecuteReply,
-    ExecuteRequest, GetReply, GetRequest, GrantLeaseReply, GrantLeaseRequest, KeepLeaseReply, KeepLeaseRequest,
-    ListLeasesReply, ListLeasesRequest, ListMembersReply, ListMembersRequest, MembershipReply, PromoteMemberRequest,
-    PutReply, PutRequest, RangeReply, RangeRequest, RemoveMemberRequest, ReplaceMemberRequest, RevokeLeaseReply,
-    RevokeLeaseRequest, RunReply, RunRequest, Session as SessionFields, StatusReply, StatusRequest,
-    TransferLeaderReply, TransferLeaderRequest, UpdateMemberRequest,
+    AddMemberRequest, ChecksumsReply, ChecksumsRequest, CompactReply, CompactRequest, DeleteReply, DeleteRequest,
+    DemoteMemberRequest, ExecuteReply, ExecuteRequest, GetReply, GetRequest, GrantLeaseReply, GrantLeaseRequest,
+    KeepLeaseReply, KeepLeaseRequest, ListLeasesReply, ListLeasesRequest, ListMembersReply, ListMembersRequest,
+    MembershipReply, PromoteMemberRequest, PutReply, PutRequest, RangeReply, RangeRequest, RemoveMemberRequest,
+    ReplaceMemberRequest, RevokeLeaseReply, RevokeLeaseRequest, RunReply, RunRequest, Session as SessionFields,
+    StatusReply, StatusRequest, TransferLeaderReply, TransferLeaderRequest, UpdateMemberRequest, VerifyReply,
+    VerifyRequest,
 };
 use std::sync::Arc;
 use std::time::Duration;
@@ -197,9 +198,7 @@ impl Client {
 
     /// Asks the node at `endpoint` what it knows of itself and the cluster. Asks once, and not for long.
     pub async fn status(&self, endpoint: &str) -> Result<StatusReply, Error> {
-        let silent = Err(TroubleKind::Silent);
-        let asked = timeout(STATUS_TIMEOUT.min(self.timeout), self.ask_status(endpoint)).await.unwrap_or(silent);
-        asked.map_err(|kind| Error::Unavailable { troubles: vec![Trouble { address: endpoint.to_owned(), kind }] })
+        self.ask(endpoint, StatusRequest {}).await
     }
 
     /// Asks all endpoints at once, and returns each with its answer.
@@ -212,6 +211,17 @@ impl Client {
         let mut answers = answers.join_all().await;
         answers.sort_by_key(|(place, _, _)| *place);
         answers.into_iter().map(|(_, answer, endpoint)| (endpoint, answer)).collect()
+    }
+
+    /// Has every node compute the checksum of its state at one and the same entry, and compare it with those of the others. Returns the entry at
+    /// once; [`checksums`](Self::checksums) tells what came of it.
+    pub async fn verify(&self) -> Result<VerifyReply, Error> {
+        self.call(VerifyRequest {}).await
+    }
+
+    /// Asks the node at `endpoint` what it knows of the checksums at an entry that [`verify`](Self::verify) has told. Asks once, and not for long.
+    pub async fn checksums(&self, endpoint: &str, index: u64) -> Result<ChecksumsReply, Error> {
+        self.ask(endpoint, ChecksumsRequest { index }).await
     }
 
     /// Who belongs to the cluster.
@@ -278,17 +288,25 @@ impl Client {
         timeout(waited, self.session.begin()).await.map_err(|_| Error::Busy { message, waited })?
     }
 
-    async fn ask_status(&self, endpoint: &str) -> Result<StatusReply, TroubleKind> {
+    /// Asks one node, once, and not for long.
+    async fn ask<R: Request>(&self, endpoint: &str, request: R) -> Result<R::Reply, Error> {
+        let silent = Err(TroubleKind::Silent);
+        let asked = timeout(STATUS_TIMEOUT.min(self.timeout), self.ask_at(endpoint, request)).await.unwrap_or(silent);
+        asked.map_err(|kind| Error::Unavailable { troubles: vec![Trouble { address: endpoint.to_owned(), kind }] })
+    }
+
+    async fn ask_at<R: Request>(&self, endpoint: &str, request: R) -> Result<R::Reply, TroubleKind> {
         let channel = self.router.channel(endpoint).await.map_err(TroubleKind::Unreachable)?;
-        let verdict = StatusRequest {}.send(channel, endpoint.to_owned()).await;
+        let verdict = request.send(channel, endpoint.to_owned()).await;
         let reply = match verdict {
             Verdict::Done(reply) => reply,
             Verdict::Unreachable(reason) => return Err(TroubleKind::Unreachable(reason)),
             Verdict::Lost(reason) => return Err(TroubleKind::Lost(reason)),
+            Verdict::NotBegun => return Err(TroubleKind::NotBegun),
             Verdict::Failed(error) | Verdict::Rejected(error) => return Err(TroubleKind::Lost(format!("({error})"))),
-            other => return Err(TroubleKind::Lost(format!("gave an unexpected answer ({other:?})"))),
+            _ => return Err(TroubleKind::Lost("gave an unexpected answer".to_owned())),
         };
-        self.router.identified(endpoint, reply.node_id);
+        self.router.identified(endpoint, R::answered_by(&reply));
         Ok(reply)
     }
 

@@ -45,9 +45,10 @@ pub mod request {
 pub mod reply {
     pub use raftkv_proto::raft::v1::{Outcome, SubmitCommandReply};
     pub use raftkv_proto::raftkv::v1::{
-        AnswerHeader, CompactReply, DeleteReply, DeleteResult, ExecuteReply, Found, GetReply, GrantLeaseReply,
-        IfResult, KeepLeaseReply, KeyValue, LeaseStatus, ListLeasesReply, ListMembersReply, MemberRole, MemberStatus,
-        MembershipReply, Progress, PutReply, PutResult, RangeReply, RevokeLeaseReply, Row, RunReply, SqlResult,
-        StatementResult, StatusReply, StepResult, TransferLeaderReply, step_result,
+        AnswerHeader, ChecksumProgress, ChecksumsReply, CompactReply, DeleteReply, DeleteResult, ExecuteReply, Found,
+        GetReply, GrantLeaseReply, IfResult, KeepLeaseReply, KeyValue, LeaseStatus, ListLeasesReply, ListMembersReply,
+        MemberRole, MemberStatus, MembershipReply, NodeChecksum, Progress, PutReply, PutResult, RangeReply,
+        RevokeLeaseReply, Row, RunReply, SqlResult, StatementResult, StatusReply, StepResult, TransferLeaderReply,
+        VerifyReply, step_result,
     };
 }

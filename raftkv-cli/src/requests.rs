@@ -9,15 +9,16 @@ use raftkv_proto::raft::v1::{SubmitCommandReply, SubmitCommandRequest};
 use raftkv_proto::raftkv::v1::cluster_client::ClusterClient;
 use raftkv_proto::raftkv::v1::kv_client::KvClient;
 use raftkv_proto::raftkv::v1::lease_client::LeaseClient;
+use raftkv_proto::raftkv::v1::maintenance_client::MaintenanceClient;
 use raftkv_proto::raftkv::v1::program_client::ProgramClient;
 use raftkv_proto::raftkv::v1::sql_client::SqlClient;
 use raftkv_proto::raftkv::v1::{
-    AddMemberRequest, AnswerHeader, CompactReply, CompactRequest, DeleteReply, DeleteRequest, DemoteMemberRequest,
-    ExecuteReply, ExecuteRequest, GetReply, GetRequest, GrantLeaseReply, GrantLeaseRequest, KeepLeaseReply,
-    KeepLeaseRequest, ListLeasesReply, ListLeasesRequest, ListMembersReply, ListMembersRequest, MembershipReply,
-    PromoteMemberRequest, PutReply, PutRequest, RangeReply, RangeRequest, RemoveMemberRequest, ReplaceMemberRequest,
-    RevokeLeaseReply, RevokeLeaseRequest, RunReply, RunRequest, StatusReply, StatusRequest, TransferLeaderReply,
-    TransferLeaderRequest, UpdateMemberRequest,
+    AddMemberRequest, AnswerHeader, ChecksumsReply, ChecksumsRequest, CompactReply, CompactRequest, DeleteReply,
+    DeleteRequest, DemoteMemberRequest, ExecuteReply, ExecuteRequest, GetReply, GetRequest, GrantLeaseReply,
+    GrantLeaseRequest, KeepLeaseReply, KeepLeaseRequest, ListLeasesReply, ListLeasesRequest, ListMembersReply,
+    ListMembersRequest, MembershipReply, PromoteMemberRequest, PutReply, PutRequest, RangeReply, RangeRequest,
+    RemoveMemberRequest, ReplaceMemberRequest, RevokeLeaseReply, RevokeLeaseRequest, RunReply, RunRequest, StatusReply,
+    StatusRequest, TransferLeaderReply, TransferLeaderRequest, UpdateMemberRequest, VerifyReply, VerifyRequest,
 };
 use raftkv_proto::{MAX_REPLY_BYTES, MAX_REQUEST_BYTES};
 use tonic::transport::Channel;
@@ -75,6 +76,8 @@ request!(ClusterClient.remove_member, RemoveMemberRequest => MembershipReply, wr
 request!(ClusterClient.update_member, UpdateMemberRequest => MembershipReply, writes: true, by: |reply| reply.node_id);
 request!(ClusterClient.replace_member, ReplaceMemberRequest => MembershipReply, writes: true, by: |reply| reply.node_id);
 request!(ClusterClient.transfer_leader, TransferLeaderRequest => TransferLeaderReply, writes: true, by: |reply| reply.node_id);
+request!(MaintenanceClient.verify, VerifyRequest => VerifyReply, writes: false, by: |reply| reply.node_id);
+request!(MaintenanceClient.checksums, ChecksumsRequest => ChecksumsReply, writes: false, by: |reply| reply.node_id);
 
 /// A request that may write, or surely does not.
 #[derive(Clone)]

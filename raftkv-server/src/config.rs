@@ -38,6 +38,8 @@ pub struct Config {
     pub keep_entries: u64,
     /// How long what keys were before stays readable, at the least. Zero: for ever.
     pub history: Duration,
+    /// How often the leader has the nodes compare their states. Zero: never.
+    pub verify_every: Duration,
 }
 
 /// A cluster that runs, for a node to join.
@@ -134,6 +136,7 @@ impl Config {
             snapshot_after: flags.snapshot_after,
             keep_entries: flags.keep_entries,
             history: flags.history,
+            verify_every: flags.verify_every,
         };
         Ok((config, warnings))
     }

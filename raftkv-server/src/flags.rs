@@ -120,6 +120,10 @@ pub struct ServeFlags {
     #[arg(long, env = "RAFTKV_HISTORY", default_value = "1h", value_name = "DURATION", value_parser = humantime::parse_duration)]
     pub history: Duration,
 
+    /// How often the nodes compare their states, and sooner after one was started; 0 for only on request. That of the leader counts
+    #[arg(long, env = "RAFTKV_VERIFY_EVERY", default_value = "6h", value_name = "DURATION", value_parser = humantime::parse_duration)]
+    pub verify_every: Duration,
+
     /// What to log: a level, or a filter like raftkv_server=debug,info [default: RUST_LOG, or info]
     #[arg(long, env = "RAFTKV_LOG", value_name = "FILTER", value_parser = log_filter)]
     pub log: Option<String>,

@@ -10,6 +10,7 @@ use raftkv_proto::raft::v1 as wire;
 use crate::admin::Admin;
 use crate::begin::{Lobby, Members, Statement};
 use crate::store::Store;
+use crate::verification::Verification;
 
 /// Lets requests through once the node runs.
 #[derive(Debug)]
@@ -32,6 +33,8 @@ pub struct Open {
     pub admin: Admin,
     /// Talks to the peers.
     pub transport: GrpcTransport,
+    /// Compares the state with those of the others.
+    pub verification: Verification,
 }
 
 impl Gate {

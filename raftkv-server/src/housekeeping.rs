@@ -1,4 +1,5 @@
-//! What a cluster does of itself: its leader proposes to remove what has expired, and to forget history that was kept long enough.
+//! What a cluster does of itself: its leader proposes to remove what has expired, to forget history that was kept long enough, and has the nodes
+//! compare their states now and then.
 //!
 //! Every node looks on, so that one that comes to lead knows what was when; nothing is proposed by any but the leader, nor while there is
 //! nothing to do. A proposal that is refused is made again at a later look, for what it was to remove is still there.
@@ -13,14 +14,26 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use tracing::debug;
 
 use crate::store::{Failure, Store};
+use crate::verification::Verification;
 
 /// How often a node looks whether there is something to do: what has expired is removed about so late.
 const LOOK: Duration = Duration::from_millis(500);
 
-/// Keeps the house of a node for as long as it is polled. History is kept for `history`, or for ever if that is zero.
-pub(crate) async fn keep_house(store: Store, history: Duration) {
-    let mut housekeeper =
-        Housekeeper { store, applied: None, upkeep: Upkeep::default(), history: History::new(history) };
+/// When to do what.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Schedule {
+    /// How long history is kept. Zero: for ever.
+    pub(crate) history: Duration,
+    /// How often the nodes compare their states. Zero: never.
+    pub(crate) verify_every: Duration,
+}
+
+/// Keeps the house of a node for as long as it is polled.
+pub(crate) async fn keep_house(store: Store, verification: Verification, schedule: Schedule) {
+    let history = History::new(schedule.history);
+    let comparisons = Comparisons::new(schedule.verify_every, Instant::now());
+    let upkeep = Upkeep::default();
+    let mut housekeeper = Housekeeper { store, verification, applied: None, upkeep, history, comparisons };
     let mut looks = interval(LOOK);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -33,10 +46,12 @@ pub(crate) async fn keep_house(store: Store, history: Duration) {
 
 struct Housekeeper {
     store: Store,
+    verification: Verification,
     /// What the node had applied when the state was looked into; a state that has not changed is not looked into again.
     applied: Option<Index>,
     upkeep: Upkeep,
     history: History,
+    comparisons: Comparisons,
 }
 
 impl Housekeeper {
@@ -47,11 +62,13 @@ impl Housekeeper {
             self.applied = Some(status.applied_index);
         }
         self.history.note(Instant::now(), &self.upkeep);
+        self.comparisons.note(Instant::now(), self.verification.last());
         if status.role != RoleKind::Leader {
             return Ok(());
         }
         self.expire().await?;
-        self.compact().await
+        self.compact().await?;
+        self.compare().await
     }
 
     /// Removes what has expired, piece by piece.
@@ -60,6 +77,15 @@ impl Housekeeper {
             return Ok(());
         }
         while let Outcome::Expired { more: true } = self.store.propose(Operation::Expire).await? {}
+        Ok(())
+    }
+
+    /// Has the nodes compare their states.
+    async fn compare(&mut self) -> Result<(), Failure> {
+        let is_due = self.comparisons.is_due(Instant::now(), self.verification.is_wanted());
+        if is_due && !self.verification.is_under_way() {
+            self.store.mark().await?;
+        }
         Ok(())
     }
 
@@ -72,6 +98,34 @@ impl Housekeeper {
             Err(failure) => return Err(failure),
         }
         Ok(())
+    }
+}
+
+/// When the states of the nodes were last compared.
+struct Comparisons {
+    /// Zero: never.
+    every: Duration,
+    /// The mark at which they last were, and when that was noted.
+    last: (Index, Instant),
+}
+
+impl Comparisons {
+    /// By how much a node that was started hastens the next comparison. Not for each at once: one that crashes time and again is started as often.
+    const HASTE: u32 = 60;
+
+    fn new(every: Duration, now: Instant) -> Self {
+        Self { every, last: (Index(0), now) }
+    }
+
+    fn note(&mut self, now: Instant, mark: Index) {
+        if mark != self.last.0 {
+            self.last = (mark, now);
+        }
+    }
+
+    fn is_due(&self, now: Instant, is_wanted: bool) -> bool {
+        let wait = if is_wanted { self.every / Self::HASTE } else { self.every };
+        !self.every.is_zero() && now.duration_since(self.last.1) >= wait
     }
 }
 
@@ -191,6 +245,24 @@ mod tests {
         let (mut history, begin) = (History::new(HOUR), Instant::now());
         history.note(begin, &at(1, 0));
         assert_eq!(history.outlived(begin + 2 * HOUR), None);
+    }
+
+    #[test]
+    fn states_are_compared_now_and_then_and_sooner_where_a_node_was_started() {
+        let begin = Instant::now();
+        let mut comparisons = Comparisons::new(HOUR, begin);
+        let due = |comparisons: &Comparisons, minutes| {
+            [false, true].map(|is_wanted| comparisons.is_due(begin + minutes * MINUTE, is_wanted))
+        };
+        assert_eq!(due(&comparisons, 0), [false, false]);
+        assert_eq!(due(&comparisons, 1), [false, true]);
+        assert_eq!(due(&comparisons, 60), [true, true]);
+        comparisons.note(begin + HOUR, Index(7));
+        comparisons.note(begin + HOUR + 2 * MINUTE, Index(7));
+        assert_eq!(due(&comparisons, 60), [false, false]);
+        assert_eq!(due(&comparisons, 61), [false, true]);
+        assert_eq!(due(&comparisons, 120), [true, true]);
+        assert_eq!(due(&Comparisons::new(Duration::ZERO, begin), 1_000_000), [false, false]);
     }
 
     #[test]

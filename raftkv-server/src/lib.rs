@@ -4,7 +4,8 @@
 //!     main ─► flags ─► config ─► server ─► storage            open the files
 //!                                  ├─────► begin, join        find out who the peers are, or have the cluster add this node
 //!                                  ├─────► node               drives the core (threads)
-//!                                  ├─────► housekeeping       has the leader remove what has expired or is old enough
+//!                                  ├─────► housekeeping       has the leader remove what has expired or is old enough, and states compared
+//!                                  ├─────► verification       compares the nodes' states, and stops one that differs
 //!                                  └─────► service ─► store   turns calls into commands and reads (tasks)
 //!                                               └► admin      changes the membership, and who leads
 //! ```
@@ -29,6 +30,7 @@ pub mod service;
 pub mod signals;
 pub mod storage;
 pub mod store;
+pub mod verification;
 
 pub use config::Config;
 pub use server::{Error, Server, run};

@@ -18,6 +18,7 @@ use raftkv_proto::raft::v1::raft_service_server::RaftServiceServer;
 use raftkv_proto::raftkv::v1::cluster_server::ClusterServer;
 use raftkv_proto::raftkv::v1::kv_server::KvServer;
 use raftkv_proto::raftkv::v1::lease_server::LeaseServer;
+use raftkv_proto::raftkv::v1::maintenance_server::MaintenanceServer;
 use raftkv_proto::raftkv::v1::program_server::ProgramServer;
 use raftkv_proto::raftkv::v1::sql_server::SqlServer;
 use raftkv_proto::{MAX_REPLY_BYTES, MAX_REQUEST_BYTES};
@@ -39,10 +40,12 @@ use crate::peer::Peer;
 use crate::service::cluster::ClusterService;
 use crate::service::kv::KvService;
 use crate::service::lease::LeaseService;
+use crate::service::maintenance::MaintenanceService;
 use crate::service::program::ProgramService;
 use crate::service::raft::RaftApi;
 use crate::service::sql::SqlService;
 use crate::store::Store;
+use crate::verification::Verification;
 use crate::{housekeeping, peers, storage};
 
 /// A client service with the limits of message sizes. A macro, for the generated services share no trait.
@@ -134,6 +137,7 @@ pub struct Server {
     node_ended: JoinHandle<Ended>,
     network: Network,
     transport: GrpcTransport,
+    verification: Verification,
     /// Tasks that go with the server.
     _tasks: JoinSet<()>,
 }
@@ -174,8 +178,8 @@ impl Server {
             }
             begun => begun?,
         };
-        let (node, node_ended, open) = start_node(config, identity.node, parts, &gate)?;
-        let transport = open.transport.clone();
+        let (node, node_ended, open) = start_node(config, identity.node, parts, &folder, &gate)?;
+        let (transport, verification) = (open.transport.clone(), open.verification.clone());
         let mut tasks = JoinSet::new();
         tasks.spawn(peers::check_flags(
             open.identity,
@@ -184,9 +188,11 @@ impl Server {
             transport.clone(),
         ));
         tasks.spawn(report_health(network.health.clone(), node.watch_status()));
-        tasks.spawn(housekeeping::keep_house(open.store.clone(), config.history));
+        let schedule = housekeeping::Schedule { history: config.history, verify_every: config.verify_every };
+        tasks.spawn(housekeeping::keep_house(open.store.clone(), verification.clone(), schedule));
+        tasks.spawn(verification.clone().run());
         gate.open(open);
-        Ok(Self { gate, listen, folder, node, node_ended, network, transport, _tasks: tasks })
+        Ok(Self { gate, listen, folder, node, node_ended, network, transport, verification, _tasks: tasks })
     }
 
     /// Where others reach it, `host:port`.
@@ -202,7 +208,10 @@ impl Server {
     /// Waits until it ends by itself, and says why.
     pub async fn ended(&mut self) -> Error {
         tokio::select! {
-            ended = &mut self.node_ended => Error::Ended(ended.expect("waiting for a node does not panic")),
+            ended = &mut self.node_ended => match self.verification.stops() {
+                true => Error::Storage(self.verification.diverged().await),
+                false => Error::Ended(ended.expect("waiting for a node does not panic")),
+            },
             reason = self.network.ended() => Error::Serve(reason),
         }
     }
@@ -331,6 +340,7 @@ fn start_node(
     config: &Config,
     id: NodeId,
     (identity, parts): (Identity, Parts),
+    folder: &Path,
     gate: &Gate,
 ) -> Result<(Handle<Answer>, JoinHandle<Ended>, Open), Error> {
     let options = node_options(config, id)?;
@@ -340,13 +350,14 @@ fn start_node(
     let contract = gate.lobby().statement().contract;
     let links = TransportOptions { contract: contract.to_string(), ..TransportOptions::default() };
     let Parts { log, state_machine, reader } = parts;
-    let (recipient, staging) = (Post(mailbox), state_machine.staging());
+    let (recipient, staging, marks) = (Post(mailbox), state_machine.staging(), state_machine.marks());
     let transport = GrpcTransport::new(identity, address.clone(), links, runtime, recipient, staging);
     let (node, running) = node::start(options, inbox, log, state_machine, transport.clone())?;
     let ended = tokio::task::spawn_blocking(|| running.wait());
     let store = Store::new(node.clone(), reader, transport.clone(), address);
     let admin = Admin::new(identity, contract, node.clone(), store.clone());
-    Ok((node, ended, Open { identity, store, admin, transport }))
+    let verification = Verification::new(identity, folder.to_owned(), node.clone(), transport.clone(), marks);
+    Ok((node, ended, Open { identity, store, admin, transport, verification }))
 }
 
 /// The node's mailbox, as the transport sees it.
@@ -430,6 +441,7 @@ impl Network {
             .add_service(options.limit(RaftServiceServer::new(RaftApi::new(gate.clone()))))
             .add_service(limited!(KvServer::new(KvService::new(gate.clone()))))
             .add_service(limited!(LeaseServer::new(LeaseService::new(gate.clone()))))
+            .add_service(limited!(MaintenanceServer::new(MaintenanceService::new(gate.clone()))))
             .add_service(limited!(ProgramServer::new(ProgramService::new(gate.clone()))))
             .add_service(limited!(SqlServer::new(SqlService::new(gate.clone()))))
             .add_service(limited!(ClusterServer::new(ClusterService::new(gate.clone()))));

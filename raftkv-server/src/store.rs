@@ -172,6 +172,14 @@ impl Store {
         }
     }
 
+    /// Puts a mark in the log, at which all nodes compare their states. Returns where.
+    pub async fn mark(&self) -> Result<Index, Failure> {
+        match self.execute(Operation::Mark, None).await? {
+            (Outcome::Marked, position) => Ok(position.index),
+            _ => Err(unexpected()),
+        }
+    }
+
     /// Reads keys.
     pub async fn find(&self, lookup: Lookup, consistency: Consistency) -> Result<(Found, Position), Failure> {
         self.read(consistency, move |reader| reader.find(&lookup)).await

@@ -9,7 +9,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use raft_core::types::EntryId;
+use raft_core::types::{EntryId, Index};
 use rusqlite::{Connection, ErrorCode};
 
 use super::{Checksum, DOING, compute, pin};
@@ -41,6 +41,8 @@ pub(crate) struct Marker(Arc<Board>);
 struct Board {
     latest: Mutex<Option<Result<Marked, Error>>>,
     changed: Condvar,
+    /// The index of the last mark that was shown; zero if there was none.
+    shown: AtomicU64,
     /// Whether there is someone who takes marks from here.
     is_watched: AtomicBool,
     is_closed: AtomicBool,
@@ -75,6 +77,7 @@ impl Marker {
     pub(crate) fn show(&self, file: &Arc<StateFile>, at: EntryId) {
         if self.0.is_watched.load(Ordering::Acquire) {
             let marked = Marked::pin(file, at, &self.0);
+            self.0.shown.store(at.index.0, Ordering::Release);
             *self.0.latest() = Some(marked);
             self.0.changed.notify_all();
         }
@@ -90,6 +93,11 @@ impl Drop for Marker {
 }
 
 impl Marks {
+    /// The last mark that there was to wait for, whether or not it was taken; zero if there was none.
+    pub fn last(&self) -> Index {
+        Index(self.0.shown.load(Ordering::Acquire))
+    }
+
     /// Waits for the next mark, and returns the state there, or why there is none to be had. None once the state machine is gone. Blocks.
     #[allow(clippy::should_implement_trait, reason = "it blocks, which must show")]
     pub fn next(&self) -> Option<Result<Marked, Error>> {

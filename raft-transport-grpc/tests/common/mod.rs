@@ -113,6 +113,17 @@ impl RaftService for Service {
         self.0.read_index(request).await
     }
 
+    /// Answers with what it was told, in the name of whoever told it.
+    async fn compare_checksums(
+        &self,
+        request: Request<wire::CompareChecksumsRequest>,
+    ) -> Result<Response<wire::CompareChecksumsReply>, Status> {
+        let caller = self.0.caller(request.metadata())?;
+        let checksum =
+            request.into_inner().checksum.map(|told| wire::StateChecksum { fault: caller.node.to_string(), ..told });
+        Ok(Response::new(wire::CompareChecksumsReply { checksum }))
+    }
+
     async fn submit_command(
         &self,
         _: Request<wire::SubmitCommandRequest>,

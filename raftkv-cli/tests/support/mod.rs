@@ -482,6 +482,13 @@ impl RaftService for Node {
         Err(Status::unimplemented("a fake has no peers"))
     }
 
+    async fn compare_checksums(
+        &self,
+        _: Request<raft::CompareChecksumsRequest>,
+    ) -> Result<Response<raft::CompareChecksumsReply>, Status> {
+        Err(Status::unimplemented("a fake has no peers"))
+    }
+
     async fn submit_command(
         &self,
         request: Request<SubmitCommandRequest>,

@@ -180,6 +180,7 @@ async fn of_running(gate: &Gate, open: &Open) -> wire::StatusReply {
         transferring_to: status.transferring_to.map_or(0, |id| id.0),
         waits_for: Vec::new(),
         incarnation: open.identity.incarnation.0,
+        alarms: open.verification.alarms(),
     }
 }
 

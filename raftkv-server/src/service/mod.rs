@@ -4,6 +4,7 @@ pub mod cluster;
 mod convert;
 pub mod kv;
 pub mod lease;
+pub mod maintenance;
 pub mod program;
 pub mod raft;
 pub mod sql;

@@ -131,6 +131,16 @@ impl RaftService for RaftApi {
         self.transport()?.read_index(request).await
     }
 
+    async fn compare_checksums(
+        &self,
+        request: Request<wire::CompareChecksumsRequest>,
+    ) -> Result<Response<wire::CompareChecksumsReply>, Status> {
+        let from = self.transport()?.caller(request.metadata())?;
+        let open = running(&self.gate)?;
+        let checksum = open.verification.compare(&from, request.into_inner().checksum);
+        Ok(Response::new(wire::CompareChecksumsReply { checksum }))
+    }
+
     async fn submit_command(
         &self,
         request: Request<wire::SubmitCommandRequest>,
