@@ -675,6 +675,127 @@ class Lease(object):
             _registered_method=True)
 
 
+class MaintenanceStub(object):
+    """Looking after the nodes' states.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.Verify = channel.unary_unary(
+                '/raftkv.v1.Maintenance/Verify',
+                request_serializer=raftkv__pb2.VerifyRequest.SerializeToString,
+                response_deserializer=raftkv__pb2.VerifyReply.FromString,
+                _registered_method=True)
+        self.Checksums = channel.unary_unary(
+                '/raftkv.v1.Maintenance/Checksums',
+                request_serializer=raftkv__pb2.ChecksumsRequest.SerializeToString,
+                response_deserializer=raftkv__pb2.ChecksumsReply.FromString,
+                _registered_method=True)
+
+
+class MaintenanceServicer(object):
+    """Looking after the nodes' states.
+    """
+
+    def Verify(self, request, context):
+        """Has every node compute the checksum of its state at one and the same entry, and compare it with those of the others. Answers with that entry at
+        once; the nodes compute on their own time. Answered by the leader.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Checksums(self, request, context):
+        """What this node knows of the checksums at an entry: of its own, and of those that other nodes have told it. Answered by every node.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_MaintenanceServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'Verify': grpc.unary_unary_rpc_method_handler(
+                    servicer.Verify,
+                    request_deserializer=raftkv__pb2.VerifyRequest.FromString,
+                    response_serializer=raftkv__pb2.VerifyReply.SerializeToString,
+            ),
+            'Checksums': grpc.unary_unary_rpc_method_handler(
+                    servicer.Checksums,
+                    request_deserializer=raftkv__pb2.ChecksumsRequest.FromString,
+                    response_serializer=raftkv__pb2.ChecksumsReply.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'raftkv.v1.Maintenance', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('raftkv.v1.Maintenance', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class Maintenance(object):
+    """Looking after the nodes' states.
+    """
+
+    @staticmethod
+    def Verify(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/raftkv.v1.Maintenance/Verify',
+            raftkv__pb2.VerifyRequest.SerializeToString,
+            raftkv__pb2.VerifyReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Checksums(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/raftkv.v1.Maintenance/Checksums',
+            raftkv__pb2.ChecksumsRequest.SerializeToString,
+            raftkv__pb2.ChecksumsReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+
 class ClusterStub(object):
     """The state of the nodes, and who belongs to the cluster. `Status` is answered by every node, all else by the leader: other
     nodes refuse it with REASON_NOT_LEADER. A call that changes something answers once the change is committed. If that stays
