@@ -4,6 +4,7 @@ use crate::call::{self, Request};
 use crate::error::{Error, Trouble, TroubleKind};
 use crate::keys::{Consistency, KeyRange, Lookup};
 use crate::program::Program;
+use crate::query::Rows;
 use crate::requests::Sorted;
 use crate::router::Router;
 use crate::session::{Session, Ticket};
@@ -16,10 +17,10 @@ use raftkv_proto::raftkv::v1::{
     AddMemberRequest, ChecksumsReply, ChecksumsRequest, CompactReply, CompactRequest, DeleteReply, DeleteRequest,
     DemoteMemberRequest, ExecuteReply, ExecuteRequest, GetReply, GetRequest, GrantLeaseReply, GrantLeaseRequest,
     KeepLeaseReply, KeepLeaseRequest, ListLeasesReply, ListLeasesRequest, ListMembersReply, ListMembersRequest,
-    MembershipReply, PromoteMemberRequest, PutReply, PutRequest, RangeReply, RangeRequest, RemoveMemberRequest,
-    ReplaceMemberRequest, RevokeLeaseReply, RevokeLeaseRequest, RunReply, RunRequest, Session as SessionFields,
-    StatusReply, StatusRequest, TransferLeaderReply, TransferLeaderRequest, UpdateMemberRequest, VerifyReply,
-    VerifyRequest,
+    MembershipReply, PromoteMemberRequest, PutReply, PutRequest, QueryRequest, RangeReply, RangeRequest,
+    RemoveMemberRequest, ReplaceMemberRequest, RevokeLeaseReply, RevokeLeaseRequest, RunReply, RunRequest,
+    Session as SessionFields, StatusReply, StatusRequest, TransferLeaderReply, TransferLeaderRequest,
+    UpdateMemberRequest, VerifyReply, VerifyRequest,
 };
 use std::sync::Arc;
 use std::time::Duration;
@@ -181,6 +182,12 @@ impl Client {
         let consistency = Some(self.consistency.into());
         let request = |session| ExecuteRequest { statements: statements.clone(), session: Some(session), consistency };
         self.write(|session| Sorted { request: request(session), only_reads }).await
+    }
+
+    /// Runs a statement that only reads, whose rows come as they are found: for results of any size. The timeout is for the first of them.
+    pub async fn query(&self, statement: impl Into<Statement>) -> Result<Rows, Error> {
+        let statements = vec![statement.into().into()];
+        self.call(QueryRequest { statements, consistency: Some(self.consistency.into()) }).await
     }
 
     /// Runs one command given as text: `set k=v`, `get k`, `del k`, or SQL.

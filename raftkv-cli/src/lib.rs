@@ -23,6 +23,7 @@ mod client;
 mod error;
 mod keys;
 mod program;
+mod query;
 mod requests;
 mod router;
 mod session;
@@ -33,6 +34,7 @@ pub use client::{Client, ClientBuilder};
 pub use error::{Error, Trouble, TroubleKind};
 pub use keys::{Consistency, KeyRange, Lookup};
 pub use program::{Compare, Program, Relation};
+pub use query::Rows;
 pub use raftkv_proto::{MAX_REPLY_BYTES, MAX_REQUEST_BYTES};
 pub use statement::{Output, Statement, Value};
 

@@ -140,6 +140,6 @@ fn judge<T>(address: &str, answer: Result<Response<T>, Status>) -> Verdict<T> {
     }
 }
 
-fn node_id(header: Option<&AnswerHeader>) -> u64 {
+pub(crate) fn node_id(header: Option<&AnswerHeader>) -> u64 {
     header.map_or(0, |header| header.node_id)
 }

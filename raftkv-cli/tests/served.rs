@@ -178,6 +178,28 @@ fn sql_takes_values_and_yields_rows() {
     assert!(why.contains("one transaction already"), "{why}");
 }
 
+#[test]
+fn rows_of_any_number_are_printed_as_they_are_found() {
+    let servers = Servers::start(1);
+    let numbers = "WITH RECURSIVE n (x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n WHERE x < 150000) SELECT x, x'00' AS b FROM n WHERE x > ?";
+    let why = servers.fails(1, &["sql", numbers, "0"]);
+    assert!(why.contains("more than 100000 rows"), "{why}");
+    let printed = servers.prints(&["sql", "--stream", numbers, "0"]);
+    let lines: Vec<&str> = printed.lines().collect();
+    assert_eq!((lines.len(), lines[0], lines[150_000]), (150_001, "x\tb", "150000\tx'00'"));
+    let last = servers.prints(&["sql", "--stream", numbers, "149999", "-o", "json"]);
+    assert_eq!(last, r#"{"b":{"value_b64":"AA=="},"x":150000}"#);
+    // What fails only on the way has printed what came before.
+    let fails = "WITH RECURSIVE n (x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n WHERE x < 50000)
+                 SELECT iif(x < 50000, x, abs(-9223372036854775808)) FROM n";
+    let output = servers.cli(&["sql", "--stream", fails]).assert().code(1).get_output().clone();
+    assert_eq!(output.stderr, b"error: integer overflow\n");
+    assert!(output.stdout.len() > 100_000, "{}", output.stdout.len());
+    assert!(servers.fails(1, &["sql", "--stream", "SELECT 1; SELECT 2"]).contains("one statement"));
+    assert!(servers.fails(1, &["sql", "--stream", "CREATE TABLE t (a)"]).starts_with("error: "));
+    assert_eq!(servers.prints(&["sql", "--stream", "SELECT 1 AS one WHERE 0"]), "one");
+}
+
 const PEOPLE: &str = "
 -- People; and what is said of them.
 CREATE TABLE people (id INTEGER PRIMARY KEY, name TEXT UNIQUE);

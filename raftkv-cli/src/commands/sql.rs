@@ -8,6 +8,7 @@ use raftkv_cli::reply::{ExecuteReply, Row, StatementResult};
 use raftkv_cli::{Client, Error, Statement, Value};
 use serde_json::{Value as Json, json};
 use std::ffi::OsString;
+use std::io::{self, BufWriter, ErrorKind, Write};
 
 /// Run SQL: one statement, or several between semicolons, all or none
 ///
@@ -42,6 +43,10 @@ pub(crate) struct Sql {
     /// With --file: each statement is a command of its own, until one fails
     #[arg(long, requires = "file")]
     each: bool,
+
+    /// Print the rows of a statement that only reads as they are found: for results of any size, a line a row, or with -o json an object a line
+    #[arg(long, conflicts_with = "file")]
+    stream: bool,
 }
 
 impl Sql {
@@ -53,6 +58,9 @@ impl Sql {
         let statement = self.values.iter().fold(statement, |statement, value| statement.bind(literal(value)));
         let statement =
             self.parameters.into_iter().fold(statement, |statement, (name, value)| statement.bind_name(name, value));
+        if self.stream {
+            return print_as_found(client, output, statement).await;
+        }
         let reply = client.sql([statement]).await?;
         print(output, &reply, &reply.results.iter().collect::<Vec<_>>())
     }
@@ -73,6 +81,29 @@ fn print(output: Output, reply: &ExecuteReply, results: &[&StatementResult]) -> 
             json!({ "results": results, "revision": header.revision, "node_id": header.node_id })
         },
     )?)
+}
+
+async fn print_as_found(client: &Client, output: Output, statement: Statement) -> Result<(), Failure> {
+    let mut rows = client.query(statement).await?;
+    let columns = rows.columns().to_vec();
+    let mut out = BufWriter::new(io::stdout());
+    let mut print = |line: String| match writeln!(out, "{line}") {
+        // Whoever read it has seen enough.
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(false),
+        written => written.map(|()| true),
+    };
+    let header = || columns.iter().map(|name| escape(name)).collect::<Vec<_>>().join("\t");
+    let mut goes_on = output.is_json() || print(header())?;
+    while goes_on && let Some(row) = rows.next().await? {
+        goes_on = print(match output.is_json() {
+            true => row_object(&columns, row).to_string(),
+            false => row.iter().map(cell).collect::<Vec<_>>().join("\t"),
+        })?;
+    }
+    match out.flush() {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        flushed => Ok(flushed?),
+    }
 }
 
 async fn run_script(client: &Client, output: Output, file: OsString, each: bool) -> Result<(), Failure> {
@@ -194,16 +225,20 @@ fn affected(count: u64) -> String {
 }
 
 fn rows(result: &StatementResult) -> Vec<Vec<String>> {
-    let cell = |value: &_| match Value::from(Clone::clone(value)) {
+    let row = |row: &Row| row.values.iter().map(|value| cell(&value.clone().into())).collect();
+    result.rows.iter().map(row).collect()
+}
+
+fn cell(value: &Value) -> String {
+    match value {
         Value::Null => "NULL".to_owned(),
         Value::Integer(integer) => integer.to_string(),
         Value::Real(real) => format!("{real:?}"),
-        Value::Text(text) => escape(&text),
+        Value::Text(text) => escape(text),
         // A result holds no reference to another.
         Value::Output(_) => String::new(),
         Value::Blob(bytes) => format!("x'{}'", bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>()),
-    };
-    result.rows.iter().map(|row| row.values.iter().map(cell).collect()).collect()
+    }
 }
 
 pub(super) fn as_json(result: &StatementResult) -> Json {
@@ -218,11 +253,12 @@ pub(super) fn as_json(result: &StatementResult) -> Json {
 
 /// The rows, each as an object of its columns.
 pub(super) fn as_objects(result: &StatementResult) -> Json {
-    let object = |row: &Row| {
-        let values = row.values.iter().map(|value| json_value(value.clone().into()));
-        Json::Object(result.columns.iter().cloned().zip(values).collect())
-    };
+    let object = |row: &Row| row_object(&result.columns, row.values.iter().cloned().map(Value::from).collect());
     Json::Array(result.rows.iter().map(object).collect())
+}
+
+fn row_object(columns: &[String], row: Vec<Value>) -> Json {
+    Json::Object(columns.iter().cloned().zip(row.into_iter().map(json_value)).collect())
 }
 
 fn json_value(value: Value) -> Json {
