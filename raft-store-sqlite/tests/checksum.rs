@@ -9,7 +9,7 @@ use std::time::Duration;
 use common::{Store, append, command, delete, put, sql};
 use raft_core::port::{LogStore, StateMachine};
 use raft_core::types::{EntryId, Index, NodeId, Payload, Term};
-use raft_store_sqlite::{Checksum, Command, DataDir, Error, Marks, Operation, Outcome, state_path};
+use raft_store_sqlite::{Checksum, Command, DataDir, Error, Marks, Operation, Outcome, checksum, state_path};
 use rusqlite::Connection;
 
 /// Something of everything that a state may hold.
@@ -159,6 +159,23 @@ fn an_index_that_does_not_follow_from_the_rows_is_a_fault_and_shows() {
     let found = store.checksum();
     assert!(found.fault.as_deref().is_some_and(|fault| fault.contains("index")), "{found:?}");
     assert_ne!(found.digest, expected.digest);
+}
+
+#[test]
+fn a_bit_that_rots_shows() {
+    let mut store = made();
+    store.run(put("rots", "0123456789abcdef"));
+    let expected = store.checksum();
+    let Store { parts, folder, .. } = store;
+    drop(parts);
+    let path = state_path(folder.path(), NodeId(1));
+    let mut file = std::fs::read(&path).unwrap();
+    let value = file.windows(16).position(|bytes| bytes == b"0123456789abcdef").expect("it is in the file");
+    file[value + 3] ^= 1;
+    std::fs::write(&path, file).unwrap();
+    let found = checksum(&path).unwrap();
+    assert_ne!(found.digest, expected.digest);
+    assert_eq!(found.fault, None, "SQLite does not notice");
 }
 
 fn next(marks: &Marks) -> Option<Checksum> {

@@ -21,6 +21,15 @@ pub(crate) enum Failure {
     NotFound(String),
     /// A condition did not hold, and nothing was changed. Says which.
     Condition(String),
+    /// The states of the nodes are not alike.
+    StatesDiffer {
+        /// Says so.
+        message: String,
+        /// What to do.
+        hint: String,
+    },
+    /// Not all nodes could be looked at. Says which.
+    Unverified(String),
     /// What was typed or read can't be understood. Says why.
     Usage(String),
     /// Reading the input or writing the output failed.
@@ -65,6 +74,10 @@ impl Failure {
             }
             Self::NotFound(message) => ("not_found", message.clone(), None),
             Self::Condition(message) => ("condition", message.clone(), None),
+            Self::StatesDiffer { message, hint } => ("states_differ", message.clone(), Some(hint.clone())),
+            Self::Unverified(message) => {
+                ("unverified", message.clone(), Some("raftkv-cli status says how the nodes are".to_owned()))
+            }
             Self::Usage(message) => ("usage", message.clone(), None),
             Self::Io(error) => ("io", error.to_string(), None),
             Self::Interrupted => (
@@ -89,7 +102,8 @@ impl Failure {
             Self::Usage(_) => 2,
             Self::NotFound(_) => 3,
             Self::Condition(_) => 4,
-            Self::Io(_) => 1,
+            Self::Io(_) | Self::StatesDiffer { .. } => 1,
+            Self::Unverified(_) => 5,
             Self::Interrupted => 130,
         }
     }

@@ -69,6 +69,13 @@ pub(crate) fn print_error(line: &str) {
     let _ = writeln!(io::stderr(), "{line}");
 }
 
+/// Shows a person how far something is, in place of what was shown before; or removes that.
+pub(crate) fn print_progress(output: Output, line: Option<&str>) {
+    if !output.is_json() && io::stderr().is_terminal() {
+        let _ = write!(io::stderr(), "\r\x1b[2K{}", line.unwrap_or_default());
+    }
+}
+
 /// A JSON object of `fields`.
 pub(crate) fn object<const N: usize>(fields: [(String, Json); N]) -> Json {
     Json::Object(Map::from_iter(fields))

@@ -3,7 +3,7 @@
 mod support;
 
 use assert_cmd::Command;
-use raftkv_cli::reply::{MemberRole, Progress};
+use raftkv_cli::reply::{ChecksumProgress, ChecksumsReply, MemberRole, NodeChecksum, Progress};
 use serde_json::{Value, json};
 use std::time::Duration;
 use support::{Act, Node, breaking, endpoints, nowhere, start};
@@ -269,6 +269,104 @@ fn status_before_the_first_start_speaks_of_no_leader_and_no_voters() {
     assert!(!table.contains("voters"), "{table}");
     nodes[0].always(Act::NotBegun);
     assert!(fails(5, on(&nodes).args(["get", "x"])).starts_with("error: the cluster has not begun: "));
+}
+
+#[test]
+fn status_tells_alarms() {
+    let nodes = start(3);
+    for node in &nodes[1..] {
+        node.change_status(|status| status.alarms = vec!["the states differ".to_owned()]);
+    }
+    let table = prints(on(&nodes).args(["status", "-o", "table"]));
+    assert!(table.ends_with("\nalarm of node 2, 3: the states differ\n"), "{table}");
+    let json = prints_json(on(&nodes).arg("status"));
+    assert_eq!((&json["nodes"][0]["alarms"], &json["nodes"][1]["alarms"]), (&json!([]), &json!(["the states differ"])));
+}
+
+/// What a node says of itself, and of nodes of which it knows the digest: of each, this byte many times.
+fn checksums(node_id: u64, progress: ChecksumProgress, known: &[(u64, u8)]) -> ChecksumsReply {
+    let checksum = |&(node_id, byte): &(u64, u8)| NodeChecksum {
+        node_id,
+        index: 9,
+        term: 3,
+        digest: vec![byte; 32].into(),
+        ..NodeChecksum::default()
+    };
+    let checksums = known.iter().map(checksum).collect();
+    ChecksumsReply { node_id, progress: progress.into(), checksums, ..ChecksumsReply::default() }
+}
+
+fn say(node: &Node, replies: impl IntoIterator<Item = ChecksumsReply>) {
+    node.checksums.lock().unwrap().extend(replies);
+}
+
+#[test]
+fn states_that_are_alike_are_exit_code_0_once_all_have_computed() {
+    let nodes = start(3);
+    say(&nodes[0], [checksums(1, ChecksumProgress::Computed, &[(1, 0xab)])]);
+    let busy = [ChecksumProgress::Waiting, ChecksumProgress::Computing].map(|progress| checksums(2, progress, &[]));
+    say(&nodes[1], busy.into_iter().chain([checksums(2, ChecksumProgress::Computed, &[(2, 0xab)])]));
+    say(&nodes[2], [checksums(3, ChecksumProgress::Computed, &[(3, 0xab)])]);
+    let lines = prints(on(&nodes).arg("verify"));
+    let row = |node: &Node| format!("{}\t{}\t9\tabababababababab\tthe same", node.id, node.address);
+    let expected: Vec<String> = nodes.iter().map(row).collect();
+    assert_eq!(
+        lines.lines().collect::<Vec<_>>(),
+        [&["id\taddress\tindex\tchecksum\tverdict".to_owned()], &*expected].concat()
+    );
+    let json = prints_json(on(&nodes).arg("verify"));
+    assert_eq!((&json["alike"], &json["complete"], &json["index"]), (&json!(true), &json!(true), &json!(9)));
+    assert_eq!(json["nodes"][1]["checksum"], "ab".repeat(32));
+}
+
+/// Runs it, expects this exit code, and returns stdout and stderr.
+fn tells(code: i32, command: &mut Command) -> (String, String) {
+    let output = command.assert().code(code).get_output().clone();
+    (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap())
+}
+
+#[test]
+fn a_state_that_differs_is_exit_code_1_also_where_others_tell_it() {
+    let nodes = start(3);
+    say(&nodes[0], [checksums(1, ChecksumProgress::Computed, &[(1, 0xab), (3, 0xcd)])]);
+    say(&nodes[1], [checksums(2, ChecksumProgress::Computed, &[(2, 0xab)])]);
+    // It has stopped by then.
+    let (told, error) = tells(1, on(&nodes).arg("verify"));
+    assert!(told.ends_with("\t9\tcdcdcdcdcdcdcdcd\tdiffers, and does not answer any more\n"), "{told}");
+    assert!(told.contains("\tabababababababab\tthe same\n"), "{told}");
+    assert!(
+        error
+            .starts_with("error: the states of the nodes differ at entry 9\nhint: most voters agree, and node 3 stops"),
+        "{error}"
+    );
+    assert!(error.ends_with("raftkv-cli member replace 3\n"), "{error}");
+
+    nodes[1].checksums.lock().unwrap().clear();
+    say(&nodes[1], [checksums(2, ChecksumProgress::Computed, &[(2, 0xef)])]);
+    let (told, error) = tells(1, on(&nodes).args(["verify", "-o", "json"]));
+    let told: Value = serde_json::from_str(&told).unwrap();
+    assert_eq!((&told["alike"], &told["complete"]), (&json!(false), &json!(true)));
+    assert_eq!(told["nodes"][0]["verdict"], "differs, and none is that of most voters");
+    let error: Value = serde_json::from_str(&error).unwrap();
+    assert_eq!(error["error"]["code"], "states_differ");
+}
+
+#[test]
+fn a_node_that_tells_no_checksum_is_exit_code_5() {
+    let nodes = start(3);
+    say(&nodes[0], [checksums(1, ChecksumProgress::Computed, &[(1, 0xab), (2, 0xab)])]);
+    say(&nodes[1], [checksums(2, ChecksumProgress::Computed, &[(2, 0xab)])]);
+    for (progress, verdict) in [
+        (ChecksumProgress::Passed, "has none, being past the entry; try again"),
+        (ChecksumProgress::Failed, "could not read its state: "),
+        (ChecksumProgress::Computing, "still computes"),
+    ] {
+        nodes[2].checksums.lock().unwrap().clear();
+        say(&nodes[2], [checksums(3, progress, &[])]);
+        let (told, error) = tells(5, on(&nodes).args(["verify", "--wait", "300ms"]));
+        assert!(told.ends_with(&format!("\t9\t-\t{verdict}\n")), "{told}");
+        assert!(error.starts_with("error: node 3 did not tell a checksum"), "{error}");
+    }
 }
 
 #[test]

@@ -43,6 +43,8 @@ struct Inner {
     transport: GrpcTransport,
     marks: Marks,
     findings: Mutex<Findings>,
+    /// The last alarm that the log has, so that it is not there again.
+    logged: Mutex<String>,
     /// Whether a comparison is wanted: since the last, a node was started, and anything may have been done to its files before.
     is_wanted: AtomicBool,
     /// Whether the node has begun to stop.
@@ -73,8 +75,9 @@ impl Verification {
     ) -> Self {
         // This one was started just now.
         let (is_wanted, stops) = (AtomicBool::new(true), AtomicBool::new(false));
-        let (findings, diverged) = (Mutex::default(), watch::Sender::new(None));
-        Self(Arc::new(Inner { identity, folder, node, transport, marks, findings, is_wanted, stops, diverged }))
+        let (findings, logged) = (Mutex::default(), Mutex::default());
+        let diverged = watch::Sender::new(None);
+        Self(Arc::new(Inner { identity, folder, node, transport, marks, findings, logged, is_wanted, stops, diverged }))
     }
 
     /// Computes and compares for as long as the node runs.
@@ -233,7 +236,11 @@ impl Verification {
             _ => (),
         }
         if let Some(alarm) = self.alarm(verdict, &known) {
-            error!("{alarm}");
+            let mut logged = self.0.logged.lock().unwrap_or_else(PoisonError::into_inner);
+            if *logged != alarm {
+                error!("{alarm}");
+                *logged = alarm;
+            }
         }
     }
 
@@ -242,7 +249,11 @@ impl Verification {
         let found = match verdict {
             Verdict::Alike => return None,
             Verdict::Minority(nodes) if nodes.contains(&self.0.identity.node) => "this node must not serve".to_owned(),
-            Verdict::Minority(nodes) => format!("{} must not serve; start there to learn what to do", name(&nodes)),
+            Verdict::Minority(nodes) => format!(
+                "{} must not serve any more: move the data folder away, start the node with its old flags, and give its place to the new \
+                 disk: raftkv-cli member replace ID",
+                name(&nodes)
+            ),
             Verdict::Split => "no state is that of most voters as far as is known, so nobody can tell which is right; compare what the \
                                nodes' files hold"
                 .to_owned(),

@@ -14,6 +14,7 @@ mod submit;
 mod tables;
 mod transfer_leader;
 mod txn;
+mod verify;
 mod version;
 
 use crate::failure::Failure;
@@ -42,6 +43,7 @@ pub(crate) enum Command {
     Status(status::Status),
     Member(member::Member),
     TransferLeader(transfer_leader::TransferLeader),
+    Verify(verify::Verify),
     Version(version::Version),
 }
 
@@ -62,6 +64,7 @@ impl Command {
             Self::Status(status) => status.run(client, output).await,
             Self::Member(member) => member.run(client, output).await,
             Self::TransferLeader(transfer) => transfer.run(client, output).await,
+            Self::Verify(verify) => verify.run(client, output).await,
             Self::Version(version) => version.run(output),
         }
     }

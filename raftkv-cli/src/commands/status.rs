@@ -185,11 +185,26 @@ impl<'a> Cluster<'a> {
         if to != 0 {
             lines.push(format!("leadership is being handed to node {to}"));
         }
+        lines.extend(
+            self.alarms().into_iter().map(|(alarm, nodes)| format!("alarm of node {nodes}: {}", escape(alarm))),
+        );
         for node in &self.waiting {
             lines.push(format!("node {} has not begun: it waits", node.node_id));
             lines.extend(node.waits_for.iter().map(|what| format!("  {}", escape(what))));
         }
         lines.join("\n")
+    }
+
+    /// What is wrong, and who says so.
+    fn alarms(&self) -> BTreeMap<&'a str, String> {
+        let mut alarms = BTreeMap::<_, String>::new();
+        for node in self.nodes {
+            for alarm in node.answer.iter().flat_map(|status| &status.alarms) {
+                let nodes = alarms.entry(alarm.as_str()).or_default();
+                *nodes = if nodes.is_empty() { node.id.to_string() } else { format!("{nodes}, {}", node.id) };
+            }
+        }
+        alarms
     }
 
     fn leadership(&self) -> String {
@@ -240,6 +255,7 @@ impl<'a> Cluster<'a> {
                 "version": status.version,
                 "incarnation": status.incarnation.to_string(),
                 "waits_for": status.waits_for,
+                "alarms": status.alarms,
             }),
             Err(reason) => object([
                 ("id".to_owned(), json!(node.id)),

@@ -7,6 +7,7 @@ use raftkv_proto::raft::v1::raft_service_server::{RaftService, RaftServiceServer
 use raftkv_proto::raft::v1::{self as raft, Outcome, SubmitCommandReply, SubmitCommandRequest};
 use raftkv_proto::raftkv::v1::cluster_server::{Cluster, ClusterServer};
 use raftkv_proto::raftkv::v1::kv_server::{Kv, KvServer};
+use raftkv_proto::raftkv::v1::maintenance_server::{Maintenance, MaintenanceServer};
 use raftkv_proto::raftkv::v1::sql_server::{Sql, SqlServer};
 use raftkv_proto::raftkv::v1::*;
 use std::collections::{BTreeMap, VecDeque};
@@ -81,6 +82,8 @@ pub struct Node {
     script: Arc<Mutex<VecDeque<Act>>>,
     always: Arc<Mutex<Act>>,
     status: Arc<Mutex<StatusReply>>,
+    /// What it says of checksums, one after the other; the last for ever.
+    pub checksums: Arc<Mutex<VecDeque<ChecksumsReply>>>,
     pub state: Arc<Mutex<State>>,
 }
 
@@ -186,12 +189,14 @@ impl Node {
             script: Arc::default(),
             always: Arc::new(Mutex::new(Act::Serve)),
             status: Arc::default(),
+            checksums: Arc::default(),
             state,
         };
         let server = tonic::transport::Server::builder()
             .add_service(KvServer::new(node.clone()).max_decoding_message_size(64 << 20))
             .add_service(SqlServer::new(node.clone()))
             .add_service(ClusterServer::new(node.clone()))
+            .add_service(MaintenanceServer::new(node.clone()))
             .add_service(RaftServiceServer::new(node.clone()));
         RUNTIME.spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
         node
@@ -438,6 +443,21 @@ impl Cluster for Node {
         let leader_id = if to == 0 { 2 } else { to };
         let reply = TransferLeaderReply { node_id: self.id, leader_id, term: 4, ..TransferLeaderReply::default() };
         self.act(|| reply).await
+    }
+}
+
+#[tonic::async_trait]
+impl Maintenance for Node {
+    async fn verify(&self, _: Request<VerifyRequest>) -> Result<Response<VerifyReply>, Status> {
+        self.saw("verify".to_owned(), None, Vec::new());
+        self.act(|| VerifyReply { node_id: self.id, index: 9 }).await
+    }
+
+    async fn checksums(&self, request: Request<ChecksumsRequest>) -> Result<Response<ChecksumsReply>, Status> {
+        assert_eq!(request.into_inner().index, 9);
+        let mut replies = self.checksums.lock().unwrap();
+        let reply = if replies.len() > 1 { replies.pop_front() } else { replies.front().cloned() };
+        Ok(Response::new(reply.ok_or_else(|| Status::unavailable("it is stopping"))?))
     }
 }
 
