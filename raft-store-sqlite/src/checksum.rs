@@ -41,6 +41,14 @@ pub struct Checksum {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct StateDigest(pub [u8; 32]);
 
+impl Checksum {
+    /// What two nodes must have in common for their checksums to be comparable: how they are computed, the format of the state, and the version of SQLite, for a
+    /// later one may look closer for faults.
+    pub fn kind() -> String {
+        format!("{VERSION} {} {}", schema::STATE.version(), rusqlite::version())
+    }
+}
+
 impl StateDigest {
     /// Its beginning, which tells one from another as well as people need.
     pub fn short(&self) -> String {
@@ -70,6 +78,9 @@ pub fn checksum(path: &Path) -> Result<Checksum, Error> {
     let at = pin(&connection).map_err(Error::sqlite(DOING))?;
     compute(&connection, at, &AtomicU64::new(0)).map_err(Error::sqlite(DOING))
 }
+
+/// How checksums are computed. To be counted up with each change of that.
+const VERSION: u32 = 1;
 
 const DOING: &str = "computing the state's checksum";
 
@@ -113,7 +124,7 @@ fn first_fault(connection: &Connection) -> rusqlite::Result<Option<String>> {
 
 fn digest(connection: &Connection, bytes: &AtomicU64) -> rusqlite::Result<Sha256> {
     let mut hash = Sha256::new();
-    hash.update(b"raftkv state 1\0");
+    hash.update(VERSION.to_le_bytes());
     let mut schema = connection.prepare("SELECT type, name, tbl_name, sql FROM sqlite_schema")?;
     hash.update(rows(&mut schema, bytes)?);
     for table in tables(connection)? {

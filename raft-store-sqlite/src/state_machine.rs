@@ -439,6 +439,8 @@ impl Drop for SqliteStateMachine {
     /// Moves everything into the one file, so that a copy of it after a clean stop is whole. SQLite does so for the
     /// last connection, but not if that is a reader's.
     fn drop(&mut self) {
+        // A state that is shown could not be moved.
+        self.marker.close();
         if self.failed || self.move_into_file().is_err() {
             schema::leave_as_is(&self.connection);
         }

@@ -232,7 +232,7 @@ fn nobody_waits_for_marks_of_a_state_machine_that_is_gone() {
     assert!(waiting.join().unwrap().next().is_none());
     // The folder is in use until the last is gone.
     assert!(matches!(DataDir::open(folder.path(), NodeId(1)), Err(Error::InUse { .. })));
-    let _ = marked.checksum(&AtomicU64::new(0)).unwrap();
+    assert_eq!(marked.checksum(&AtomicU64::new(0)).unwrap(), None);
     DataDir::open(folder.path(), NodeId(1)).unwrap();
 }
 
@@ -264,4 +264,16 @@ fn writing_goes_on_while_a_state_is_looked_at() {
     store.state_machine().take_snapshot().unwrap();
     assert_eq!(marked.checksum(&AtomicU64::new(0)).unwrap().unwrap(), expected);
     store.sql(&["DELETE FROM t"]);
+}
+
+#[test]
+fn a_state_that_was_shown_is_whole_in_its_file_after_a_stop() {
+    let mut store = Store::new();
+    let _marks = store.state_machine().marks();
+    store.apply(&[command(Operation::Mark), command(put("x", "1"))]);
+    let Store { parts, folder, .. } = store;
+    drop(parts);
+    let mut wal = state_path(folder.path(), NodeId(1)).into_os_string();
+    wal.push("-wal");
+    assert_eq!(std::fs::metadata(wal).map_or(0, |file| file.len()), 0);
 }

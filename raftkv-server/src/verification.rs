@@ -303,12 +303,17 @@ fn to_wire(Checksum { at, digest, fault }: Checksum) -> wire::StateChecksum {
         at: Some(wire::EntryId { index: at.index.0, term: at.term.0 }),
         digest: digest.0.to_vec().into(),
         fault: fault.unwrap_or_default(),
+        kind: Checksum::kind(),
     }
 }
 
-/// None for what is no checksum.
+/// None for what is no checksum, or one that can't be compared with those of this node.
 fn from_wire(told: wire::StateChecksum) -> Option<Checksum> {
-    let wire::StateChecksum { at, digest, fault } = told;
+    let wire::StateChecksum { at, digest, fault, kind } = told;
+    if kind != Checksum::kind() {
+        info!("a node that computes checksums otherwise ({kind:.100}, not {}) is not compared", Checksum::kind());
+        return None;
+    }
     let at = at.filter(|at| at.index > 0)?;
     let at = EntryId::new(Index(at.index), Term(at.term));
     let digest = StateDigest(digest.as_ref().try_into().ok()?);
@@ -332,7 +337,10 @@ mod tests {
         let told = to_wire(checksum.clone());
         assert_eq!(from_wire(told.clone()), Some(checksum));
         let short = wire::StateChecksum { digest: vec![9; 31].into(), ..told.clone() };
-        let nowhere = wire::StateChecksum { at: None, ..told };
-        assert!([short, nowhere, wire::StateChecksum::default()].into_iter().all(|told| from_wire(told).is_none()));
+        let nowhere = wire::StateChecksum { at: None, ..told.clone() };
+        let other = wire::StateChecksum { kind: "2 2 4.0".to_owned(), ..told };
+        assert!(
+            [short, nowhere, other, wire::StateChecksum::default()].into_iter().all(|told| from_wire(told).is_none())
+        );
     }
 }

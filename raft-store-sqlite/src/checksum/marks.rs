@@ -84,11 +84,18 @@ impl Marker {
     }
 }
 
-impl Drop for Marker {
-    fn drop(&mut self) {
+impl Marker {
+    /// Shows nothing any more, and ends all waiting and computing.
+    pub(crate) fn close(&self) {
         self.0.is_closed.store(true, Ordering::Release);
         self.0.clear();
         self.0.changed.notify_all();
+    }
+}
+
+impl Drop for Marker {
+    fn drop(&mut self) {
+        self.close();
     }
 }
 
@@ -158,6 +165,8 @@ impl Marked {
         };
         self.connection.progress_handler(STEPS, Some(rest)).map_err(Error::sqlite(DOING))?;
         match compute(&self.connection, self.at, bytes) {
+            // Whatever came of it: it may have been cut short.
+            _ if self.board.is_closed() => Ok(None),
             Err(error) if error.sqlite_error_code() == Some(ErrorCode::OperationInterrupted) => Ok(None),
             computed => computed.map(Some).map_err(Error::sqlite(DOING)),
         }
