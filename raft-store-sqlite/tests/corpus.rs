@@ -216,7 +216,26 @@ proptest! {
     }
 }
 
-/// So that the test above is about more than what fails.
+proptest! {
+    #![proptest_config(ProptestConfig { cases: cases(), failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// The other way to know it: by looking at all rows before and after.
+    #[test]
+    fn what_is_told_of_rows_is_what_has_changed(commands in prop::collection::vec(random::change_alone(), 1..40)) {
+        let mut store = Store::new();
+        store.sql(&random::SCHEMA);
+        for statement in commands {
+            let (before, rows) = (store.parts.reader.revision().unwrap(), random::rows(&store));
+            store.run(Operation::sql([statement.clone()]));
+            let expected = random::differences(&rows, &random::rows(&store));
+            prop_assert_eq!(random::told(&store, before), expected.clone(), "{:?}", statement);
+            let moved = store.parts.reader.revision().unwrap() - before;
+            prop_assert_eq!(moved, u64::from(!expected.is_empty()), "{:?}", statement);
+        }
+    }
+}
+
+/// So that the tests above are about more than what fails.
 #[test]
 fn most_random_statements_succeed() {
     let mut runner = proptest::test_runner::TestRunner::deterministic();

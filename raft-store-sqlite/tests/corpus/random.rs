@@ -1,8 +1,12 @@
 //! Statements of any shape over a few tables.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use proptest::prelude::*;
 use proptest::sample::select;
-use raft_store_sqlite::{Argument, Parameter, Statement, Value};
+use raft_store_sqlite::{Argument, Changed, Parameter, Statement, Value};
+
+use crate::common::Store;
 
 pub const SCHEMA: [&str; 9] = [
     "CREATE TABLE t (id INTEGER PRIMARY KEY, i INTEGER, x TEXT COLLATE NOCASE, r REAL, v, made AS (i || x))",
@@ -213,6 +217,53 @@ pub fn command() -> impl Strategy<Value = Statement> {
         2 => bound,
         1 => filtered,
     ]
+}
+
+/// A command that may change rows, and no more.
+pub fn change_alone() -> impl Strategy<Value = Statement> {
+    prop::collection::vec(change(), 1..4).prop_map(|statements| Statement::new(statements.join("; ")))
+}
+
+/// All rows, by their table and what tells them apart there.
+pub fn rows(store: &Store) -> BTreeMap<(&'static str, String), Vec<Value>> {
+    let keys = [("t", "rowid"), ("u", "rowid"), ("w", "quote(x) || ' ' || quote(i)"), ("log", "rowid")];
+    let of_table = |(table, key): (&'static str, &str)| {
+        let rows = store.rows(&format!("SELECT {key}, * FROM {table}"));
+        rows.into_iter().map(move |mut row| ((table, format!("{:?}", row.remove(0))), row))
+    };
+    keys.into_iter().flat_map(of_table).collect()
+}
+
+/// A row that differs: its table, and what it was and is.
+type Difference = (String, Option<String>, Option<String>);
+
+/// What is in one and not so in the other, sorted.
+pub fn differences(
+    before: &BTreeMap<(&'static str, String), Vec<Value>>,
+    after: &BTreeMap<(&'static str, String), Vec<Value>>,
+) -> Vec<Difference> {
+    let keys: BTreeSet<_> = before.keys().chain(after.keys()).collect();
+    let difference = |key: &(&'static str, String)| {
+        let [was, is] = [before, after].map(|rows| rows.get(key).map(|row| format!("{row:?}")));
+        (was != is).then(|| (key.0.to_owned(), was, is))
+    };
+    let mut differences: Vec<_> = keys.into_iter().filter_map(difference).collect();
+    differences.sort();
+    differences
+}
+
+/// What is told of the changes since a revision, sorted.
+pub fn told(store: &Store, after: u64) -> Vec<Difference> {
+    let mut told = Vec::new();
+    for change in store.parts.reader.changes(after, usize::MAX).unwrap().value {
+        let Changed::Rows(changes) = change.what else { panic!("{change:?}") };
+        for row in changes.rows {
+            let [was, is] = [row.before, row.after].map(|row| row.map(|row| format!("{row:?}")));
+            told.push((changes.table.clone(), was, is));
+        }
+    }
+    told.sort();
+    told
 }
 
 /// What is given for a statement's parameters.
