@@ -72,3 +72,70 @@ pub fn parse(text: &str) -> Result<Vec<Record>, String> {
     }
     Ok(records)
 }
+
+#[test]
+fn scripts_of_others_are_read_as_they_are_meant_for_sqlite() {
+    let text = "\
+hash-threshold 8
+
+# A remark.
+statement ok
+CREATE TABLE t (
+  a)
+
+onlyif mysql # aggregate syntax:
+query I rowsort label-1
+SELECT a DIV 2 FROM t
+----
+1
+
+skipif mysql
+query II rowsort
+SELECT a, a FROM t
+----
+8 values hashing to 8a
+
+skipif sqlite
+statement ok
+SELECT nothing
+
+onlyif raftkv
+statement error not allowed
+BEGIN
+
+statement error
+SELECT absent
+
+onlyif mysql
+halt
+
+query I nosort
+SELECT 1
+
+halt
+
+statement ok
+never read
+";
+    let records = parse(text).unwrap();
+    let told = records.iter().map(|Record { line, sql, expected }| {
+        let expected = match expected {
+            Expected::Success => "ok".to_owned(),
+            Expected::Failure(part) => format!("fails {part}"),
+            Expected::Refusal(part) => format!("differs {part}"),
+        };
+        format!("{line} {sql:?} {expected}")
+    });
+    assert_eq!(
+        told.collect::<Vec<_>>(),
+        [
+            "4 \"CREATE TABLE t (\\n  a)\" ok",
+            "15 \"SELECT a, a FROM t\" ok",
+            "25 \"BEGIN\" differs not allowed",
+            "28 \"SELECT absent\" fails ",
+            "34 \"SELECT 1\" ok",
+        ]
+    );
+    assert!(parse("sing a song").is_err_and(|wrong| wrong.starts_with("1: ")));
+    assert!(parse("\nstatement ok\n\n").is_err_and(|wrong| wrong.starts_with("2: ")));
+}
