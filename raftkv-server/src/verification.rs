@@ -23,6 +23,7 @@ use tokio::time::{sleep, timeout};
 use tracing::{debug, error, info};
 
 use crate::node::Handle;
+use crate::store::Failure;
 pub use findings::Progress;
 use findings::{Checksums, Findings, Verdict, describe, judge, name};
 
@@ -43,7 +44,7 @@ struct Inner {
     transport: GrpcTransport,
     marks: Marks,
     findings: Mutex<Findings>,
-    /// The last alarm that the log has, so that it is not there again.
+    /// What was last logged of the states, so that it is not said again.
     logged: Mutex<String>,
     /// Whether a comparison is wanted: since the last, a node was started, and anything may have been done to its files before.
     is_wanted: AtomicBool,
@@ -139,16 +140,25 @@ impl Verification {
         self.0.is_wanted.load(Ordering::Relaxed)
     }
 
-    /// Takes what a member tells, and returns what this node has at the same entry; or notes that it asks for a comparison.
-    pub(crate) fn compare(&self, from: &Identity, told: Option<wire::StateChecksum>) -> Option<wire::StateChecksum> {
+    /// Takes what a member tells, and returns what this node has at the same entry; or notes that it asks for a comparison. Others are not listened to: ids
+    /// are free to make up.
+    pub(crate) fn compare(
+        &self,
+        from: &Identity,
+        told: Option<wire::StateChecksum>,
+    ) -> Result<Option<wire::StateChecksum>, Failure> {
+        let members = self.status().membership.members;
+        if members.get(&from.node).is_none_or(|member| member.incarnation != from.incarnation) {
+            return Err(Failure::NoLeader("this node does not know the caller as a member"));
+        }
         if told.is_none() {
             self.0.is_wanted.store(true, Ordering::Relaxed);
         }
-        let told = from_wire(told?)?;
+        let Some(told) = told.and_then(from_wire) else { return Ok(None) };
         let index = told.at.index;
         self.hear(from.node, from.incarnation, told);
-        let own = self.findings().at(index, &self.status().membership.members).remove(&self.0.identity.node);
-        own.map(to_wire)
+        let own = self.findings().at(index, &members).remove(&self.0.identity.node);
+        Ok(own.map(to_wire))
     }
 
     /// Computes checksums at marks, one after the other. Blocks until the state machine is gone.
@@ -228,20 +238,23 @@ impl Verification {
         let membership = self.status().membership;
         let known = self.findings().at(index, &membership.members);
         let verdict = judge(&membership, &known);
-        match &verdict {
-            Verdict::Minority(nodes) if nodes.contains(&self.0.identity.node) => self.stop(&known),
-            Verdict::Alike if known.len() == membership.members.len() => {
-                info!("the states of all nodes are the same at entry {index}");
-            }
-            _ => (),
+        if matches!(&verdict, Verdict::Minority(nodes) if nodes.contains(&self.0.identity.node)) {
+            self.stop(&known);
         }
-        if let Some(alarm) = self.alarm(verdict, &known) {
-            let mut logged = self.0.logged.lock().unwrap_or_else(PoisonError::into_inner);
-            if *logged != alarm {
-                error!("{alarm}");
-                *logged = alarm;
-            }
+        let alarm = self.alarm(verdict, &known);
+        let is_alarm = alarm.is_some();
+        let alike = || format!("the states of all nodes are the same at entry {index}");
+        let Some(said) = alarm.or_else(|| (known.len() == membership.members.len()).then(alike)) else { return };
+        let mut logged = self.0.logged.lock().unwrap_or_else(PoisonError::into_inner);
+        if *logged == said {
+            return;
         }
+        if is_alarm {
+            error!("{said}");
+        } else {
+            info!("{said}");
+        }
+        *logged = said;
     }
 
     fn alarm(&self, verdict: Verdict, known: &Checksums) -> Option<String> {

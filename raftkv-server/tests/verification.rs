@@ -5,12 +5,17 @@ mod support;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use raft_core::types::{ClusterId, Identity, Incarnation, NodeId};
+use raft_store_sqlite::Checksum;
+use raft_transport_grpc::handshake::Handshake;
 use raftkv_cli::Client;
 use raftkv_cli::reply::ChecksumProgress;
 use raftkv_cli::request::ReplaceMemberRequest;
+use raftkv_proto::raft::v1::raft_service_client::RaftServiceClient;
+use raftkv_proto::raft::v1::{CompareChecksumsRequest, EntryId, StateChecksum};
 use rusqlite::Connection;
 use support::writers::{Writers, assert_files_agree, assert_written_once};
-use support::{Cluster, eventually};
+use support::{Cluster, direct, eventually};
 
 const PATIENCE: Duration = Duration::from_secs(40);
 
@@ -196,4 +201,19 @@ async fn a_node_that_is_past_an_entry_has_no_checksum_there_and_says_so() {
     };
     assert_eq!(progress(index).await, ChecksumProgress::Passed);
     assert_eq!(progress(index + 1_000_000).await, ChecksumProgress::Waiting);
+}
+
+/// Ids are free to make up, and what is told of them would fill the memory.
+#[tokio::test]
+async fn a_stranger_is_not_listened_to() {
+    let cluster = Cluster::start(1).await;
+    let cluster_id = ClusterId(cluster.status(1).await.unwrap().cluster_id);
+    let stranger = Identity { cluster: cluster_id, node: NodeId(9), incarnation: Incarnation(9) };
+    let at = Some(EntryId { index: 1000, term: 1 });
+    let checksum = StateChecksum { at, digest: vec![7; 32].into(), kind: Checksum::kind(), ..Default::default() };
+    for checksum in [Some(checksum), None] {
+        let call = Handshake::new(stranger, NodeId(1)).stamp(CompareChecksumsRequest { checksum });
+        let refused = RaftServiceClient::new(direct(&cluster, 1).await).compare_checksums(call).await.unwrap_err();
+        assert!(refused.message().contains("does not know the caller"), "{refused}");
+    }
 }

@@ -137,7 +137,7 @@ impl RaftService for RaftApi {
     ) -> Result<Response<wire::CompareChecksumsReply>, Status> {
         let from = self.transport()?.caller(request.metadata())?;
         let open = running(&self.gate)?;
-        let checksum = open.verification.compare(&from, request.into_inner().checksum);
+        let checksum = open.verification.compare(&from, request.into_inner().checksum)?;
         Ok(Response::new(wire::CompareChecksumsReply { checksum }))
     }
 
