@@ -295,6 +295,9 @@ fn three_nodes_are_shown_read_as_asked_and_led_by_whom_one_likes() {
         let entry: Value = serde_json::from_slice(&read().stdout).unwrap();
         assert_eq!(servers.addresses[entry["node_id"].as_u64().unwrap() as usize - 1], *address);
     }
+    let verified = servers.cli(&["verify", "-o", "json"]).assert().success().get_output().clone();
+    let verified: Value = serde_json::from_slice(&verified.stdout).unwrap();
+    assert_eq!(verified["nodes"].as_array().unwrap().len(), 3, "{verified}");
     assert_eq!(servers.prints(&["member", "update", "2", "--priority", "3"]), "node 2 is recorded so now");
     assert!(servers.prints(&["version"]).contains(env!("CARGO_PKG_VERSION")));
 }
