@@ -258,7 +258,7 @@ class _Submit(Call):
         if outcome == raft_pb2.OUTCOME_FAILED:
             # The command's own answer, which every attempt would get.
             raise Failed(reply.error)
-        if outcome == raft_pb2.OUTCOME_INVALID:
+        if outcome in (raft_pb2.OUTCOME_INVALID, raft_pb2.OUTCOME_NO_ROOM):
             raise self.unless_in_doubt(Failed(reply.error))
         if outcome == raft_pb2.OUTCOME_UNKNOWN and reply.forgotten:
             # Asking again would not tell.

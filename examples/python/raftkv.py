@@ -237,7 +237,7 @@ class _Typed(client.Call):
             raise own[reason](message)
         if reason == pb.REASON_COMPACTED:
             raise Compacted(message)
-        if reason == pb.REASON_INVALID:
+        if reason in (pb.REASON_INVALID, pb.REASON_NO_ROOM):
             raise self.unless_in_doubt(client.Failed(message))
         if reason == pb.REASON_OUTCOME_UNKNOWN and detail.forgotten:
             raise client.OutcomeUnknown(f"the outcome is unknown: {message}")

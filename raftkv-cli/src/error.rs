@@ -72,6 +72,10 @@ pub enum Error {
         waited: Duration,
     },
 
+    /// The leader's disk is nearly full: nothing was changed, and nothing but what removes keys is written until there is room.
+    #[error("{0}")]
+    NoRoom(String),
+
     /// The cluster does not take the client's session, nor the new one that the client began: its time has just moved on by more
     /// than half an hour, or has been told wrongly.
     #[error("{message}")]
@@ -114,6 +118,7 @@ impl Error {
             Self::OtherCluster { .. } => "other_cluster",
             Self::TooLarge(_) => "too_large",
             Self::Busy { .. } => "busy",
+            Self::NoRoom(_) => "no_room",
             Self::SessionExpired { .. } => "session_expired",
             Self::Unavailable { .. } => "unavailable",
             Self::OutcomeUnknown { .. } => "outcome_unknown",
@@ -136,6 +141,10 @@ impl Error {
             Self::OtherCluster { .. } => "name endpoints of one cluster only".to_owned(),
             Self::TooLarge(_) => "ask for less at once, with LIMIT for example".to_owned(),
             Self::Busy { .. } => "try again later, or send less at once".to_owned(),
+            Self::NoRoom(_) => {
+                "raftkv-cli status says at which nodes, and transfer-leader moves the lead to one that has room"
+                    .to_owned()
+            }
             Self::SessionExpired { .. } => "check the clocks of the nodes, and try again".to_owned(),
             Self::Unavailable { troubles } => hint_at(troubles),
             Self::OutcomeUnknown { .. } => "look whether it was applied before sending it again".to_owned(),

@@ -94,7 +94,7 @@ impl Failure {
                 Error::Config(_) | Error::OtherCluster { .. } => 2,
                 Error::NoSuchLease(_) => 3,
                 Error::Unexpected(_) => 4,
-                Error::Unavailable { .. } | Error::Busy { .. } | Error::SessionExpired { .. } => 5,
+                Error::Unavailable { .. } | Error::Busy { .. } | Error::NoRoom(_) | Error::SessionExpired { .. } => 5,
                 Error::OutcomeUnknown { .. } => 6,
                 Error::Denied(_) => 7,
                 _ => 1,

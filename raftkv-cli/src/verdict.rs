@@ -60,6 +60,7 @@ impl<T> Verdict<T> {
             Reason::OutcomeUnknown if detail.forgotten => Self::Forgotten(message),
             Reason::OutcomeUnknown => Self::Lost(message),
             Reason::Busy => Self::Busy { message, retry_after },
+            Reason::NoRoom => Self::Rejected(Error::NoRoom(message)),
             Reason::SessionExpired => Self::SessionExpired { message, log_time_ms: detail.log_time_ms },
             Reason::Unspecified => Self::of_code(endpoint, status),
         }
@@ -99,6 +100,7 @@ impl Verdict<SubmitCommandReply> {
             Outcome::Invalid => Self::Rejected(Error::Invalid(message)),
             Outcome::Failed => Self::Failed(Error::Failed(message)),
             Outcome::Busy => Self::Busy { message, retry_after: Duration::ZERO },
+            Outcome::NoRoom => Self::Rejected(Error::NoRoom(message)),
             Outcome::SessionExpired => Self::SessionExpired { message, log_time_ms: reply.log_time_ms },
             Outcome::Unknown if reply.forgotten => Self::Forgotten(message),
             Outcome::Unknown => Self::Lost(message),

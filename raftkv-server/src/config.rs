@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use bytesize::ByteSize;
 use raft_core::types::NodeId;
 
 use crate::flags::ServeFlags;
@@ -40,6 +41,8 @@ pub struct Config {
     pub history: Duration,
     /// How often the leader has the nodes compare their states. Zero: never.
     pub verify_every: Duration,
+    /// How much must be free on the disk for writes that take room to be accepted. Zero: whatever there is.
+    pub min_free_space: ByteSize,
 }
 
 /// A cluster that runs, for a node to join.
@@ -137,6 +140,7 @@ impl Config {
             keep_entries: flags.keep_entries,
             history: flags.history,
             verify_every: flags.verify_every,
+            min_free_space: flags.min_free_space,
         };
         Ok((config, warnings))
     }

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use bytesize::ByteSize;
 use clap::{Arg, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use raft_core::types::NodeId;
 use tracing_subscriber::EnvFilter;
@@ -123,6 +124,11 @@ pub struct ServeFlags {
     /// How often the nodes compare their states, and sooner after one was started; 0 for only on request. That of the leader counts
     #[arg(long, env = "RAFTKV_VERIFY_EVERY", default_value = "6h", value_name = "DURATION", value_parser = humantime::parse_duration)]
     pub verify_every: Duration,
+
+    /// How much must be free on the disk for writes to be taken; with less, what takes room is refused, and reads go on. 0 for
+    /// whatever there is
+    #[arg(long, env = "RAFTKV_MIN_FREE_SPACE", default_value = "256MiB", value_name = "SIZE")]
+    pub min_free_space: ByteSize,
 
     /// What to log: a level, or a filter like raftkv_server=debug,info [default: RUST_LOG, or info]
     #[arg(long, env = "RAFTKV_LOG", value_name = "FILTER", value_parser = log_filter)]

@@ -25,6 +25,7 @@ pub mod join;
 pub mod node;
 pub mod peer;
 pub mod peers;
+mod room;
 pub mod server;
 pub mod service;
 pub mod signals;

@@ -37,6 +37,7 @@ use crate::gate::{Gate, Open};
 use crate::join::{self, IdTaken};
 use crate::node::{self, Ended, Handle, Mailbox, StartError};
 use crate::peer::Peer;
+use crate::room::Room;
 use crate::service::cluster::ClusterService;
 use crate::service::kv::KvService;
 use crate::service::lease::LeaseService;
@@ -191,6 +192,7 @@ impl Server {
         let schedule = housekeeping::Schedule { history: config.history, verify_every: config.verify_every };
         tasks.spawn(housekeeping::keep_house(open.store.clone(), verification.clone(), schedule));
         tasks.spawn(verification.clone().run());
+        tasks.spawn(open.store.room().clone().watch(folder.clone()));
         gate.open(open);
         Ok(Self { gate, listen, folder, node, node_ended, network, transport, verification, _tasks: tasks })
     }
@@ -354,7 +356,9 @@ fn start_node(
     let transport = GrpcTransport::new(identity, address.clone(), links, runtime, recipient, staging);
     let (node, running) = node::start(options, inbox, log, state_machine, transport.clone())?;
     let ended = tokio::task::spawn_blocking(|| running.wait());
-    let store = Store::new(node.clone(), reader, transport.clone(), address);
+    let room = Room::new(config.min_free_space);
+    room.look(folder);
+    let store = Store::new(node.clone(), reader, transport.clone(), address, room);
     let admin = Admin::new(identity, contract, node.clone(), store.clone());
     let verification = Verification::new(identity, folder.to_owned(), node.clone(), transport.clone(), marks);
     Ok((node, ended, Open { identity, store, admin, transport, verification }))

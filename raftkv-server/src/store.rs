@@ -10,11 +10,12 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use raft_core::effect::RoleKind;
 use raft_core::status::Status;
 use raft_core::types::{Index, NodeId};
 use raft_store_sqlite::{
-    Answer, Command, Error, Found, Kind, Lease, Lookup, Operation, Outcome, Piece, ReadLimits, Reader, Seen, SessionId,
-    Statement, StatementResult, Step, StepResult, Upkeep,
+    Action, Answer, Command, Error, Found, Kind, Lease, Lookup, Operation, Outcome, Piece, ReadLimits, Reader, Seen,
+    SessionId, Statement, StatementResult, Step, StepResult, Upkeep,
 };
 use raft_transport_grpc::GrpcTransport;
 use tokio::sync::Semaphore;
@@ -22,6 +23,7 @@ use tokio::sync::mpsc::{Receiver, channel};
 use tokio::time::timeout;
 
 use crate::node::{Handle, RequestError};
+use crate::room::Room;
 use consistency::Freshness;
 pub use consistency::{Consistency, Level};
 pub(crate) use failure::unexpected;
@@ -49,6 +51,7 @@ pub struct Store {
     transport: GrpcTransport,
     /// Where others reach this node.
     address: String,
+    room: Room,
 }
 
 /// The state that an answer comes from.
@@ -71,9 +74,20 @@ pub struct Ran {
 
 impl Store {
     /// The store of a running node, which others reach at `address`.
-    pub fn new(node: Handle<Answer>, reader: Reader, transport: GrpcTransport, address: String) -> Self {
+    pub(crate) fn new(
+        node: Handle<Answer>,
+        reader: Reader,
+        transport: GrpcTransport,
+        address: String,
+        room: Room,
+    ) -> Self {
         let reads = Arc::new(Semaphore::new(CONCURRENT_READS));
-        Self { node, reader, reads, freshness: Freshness::default(), transport, address }
+        Self { node, reader, reads, freshness: Freshness::default(), transport, address, room }
+    }
+
+    /// The room on this node's disk.
+    pub(crate) fn room(&self) -> &Room {
+        &self.room
     }
 
     /// What the node says of itself.
@@ -126,6 +140,7 @@ impl Store {
         let command = Command::now(operation, session);
         let command = command.map_err(|_| Failure::NoLeader("the system of this node gives no random numbers"))?;
         command.check().map_err(refused)?;
+        self.expect_room(&command.operation)?;
         let proposed = timeout(DEADLINE, self.node.propose(command.encode())).await;
         let proposed = proposed
             .map_err(|_| Failure::Unknown("no majority has confirmed the command in time"))?
@@ -133,6 +148,16 @@ impl Store {
         let Answer { revision, outcome } = proposed.response;
         let position = Position { revision, index: proposed.id.index };
         Failure::of_outcome(outcome).map(|outcome| (outcome, position))
+    }
+
+    /// Refuses what takes room while this node leads and has too little. What its leader sends, a follower takes as long as it can.
+    fn expect_room(&self, operation: &Operation) -> Result<(), Failure> {
+        match self.room.shortage() {
+            Some(shortage) if takes_room(operation) && self.status().role == RoleKind::Leader => {
+                Err(Failure::NoRoom(shortage))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Makes a lease: the one asked for, or one with a number of its own if that is 0. Returns its number.
@@ -374,6 +399,21 @@ impl Store {
             Some(leader) if !leader.address.is_empty() => Failure::NotLeader(leader),
             _ => Failure::NoLeader("no leader is known"),
         }
+    }
+}
+
+/// Whether a command adds to what is stored, more than its own trace.
+fn takes_room(operation: &Operation) -> bool {
+    match operation {
+        Operation::Run(steps) => {
+            !steps.iter().all(|step| matches!(step.action, Action::Delete { .. } | Action::Get(_)))
+        }
+        Operation::GrantLease { .. } => true,
+        Operation::KeepLease { .. }
+        | Operation::RevokeLease { .. }
+        | Operation::Compact { .. }
+        | Operation::Expire
+        | Operation::Mark => false,
     }
 }
 

@@ -557,6 +557,7 @@ fn in_reply(node_id: u64, status: &Status) -> SubmitCommandReply {
         Reason::Invalid => Outcome::Invalid,
         Reason::Failed | Reason::Unexpected | Reason::NoSuchLease | Reason::Compacted => Outcome::Failed,
         Reason::Busy => Outcome::Busy,
+        Reason::NoRoom => Outcome::NoRoom,
         Reason::SessionExpired => Outcome::SessionExpired,
         Reason::OutcomeUnknown | Reason::Unspecified => Outcome::Unknown,
     };

@@ -180,8 +180,15 @@ async fn of_running(gate: &Gate, open: &Open) -> wire::StatusReply {
         transferring_to: status.transferring_to.map_or(0, |id| id.0),
         waits_for: Vec::new(),
         incarnation: open.identity.incarnation.0,
-        alarms: open.verification.alarms(),
+        alarms: alarms(open),
     }
+}
+
+/// What a person should know at once.
+fn alarms(open: &Open) -> Vec<String> {
+    let mut alarms = open.verification.alarms();
+    alarms.extend(open.store.room().shortage().map(|shortage| shortage.to_string()));
+    alarms
 }
 
 fn members(open: &Open, status: &NodeStatus) -> Vec<wire::MemberStatus> {

@@ -63,6 +63,7 @@ impl From<Failure> for Status {
             }
             Failure::SessionExpired { .. } => (Code::Aborted, Reason::SessionExpired, 0),
             Failure::Busy(_) => (Code::ResourceExhausted, Reason::Busy, BUSY_PAUSE_MS),
+            Failure::NoRoom(_) => (Code::ResourceExhausted, Reason::NoRoom, 0),
         };
         let forgotten = failure == Failure::Forgotten;
         let mut detail = ErrorDetail { reason: reason.into(), retry_after_ms, forgotten, ..ErrorDetail::default() };

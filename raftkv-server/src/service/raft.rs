@@ -252,6 +252,7 @@ fn outcome(failure: &Failure) -> Outcome {
         Failure::Unknown(_) | Failure::Forgotten | Failure::ChangeUnknown => Outcome::Unknown,
         Failure::SessionExpired { .. } => Outcome::SessionExpired,
         Failure::Busy(_) => Outcome::Busy,
+        Failure::NoRoom(_) => Outcome::NoRoom,
     }
 }
 

@@ -4,6 +4,8 @@ use raft_core::types::NodeId;
 use raft_store_sqlite::{Error, Outcome};
 use tracing::error;
 
+use crate::room::Shortage;
+
 /// A node that leads.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Leader {
@@ -68,6 +70,9 @@ pub enum Failure {
     /// Certainly not applied: something else must end first.
     #[error("{0}")]
     Busy(String),
+    /// Certainly not applied: the leader's disk is nearly full.
+    #[error("{0}: nothing is written but what removes keys, and reads go on; make room there, or give the disk more")]
+    NoRoom(Shortage),
 }
 
 /// For an answer of another kind than the command's, which a state machine does not give.

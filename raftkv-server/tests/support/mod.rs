@@ -129,6 +129,11 @@ impl TestNode {
         self.arguments.push(flag.to_owned());
     }
 
+    /// Takes away a flag, and what it says.
+    pub fn remove_flag(&mut self, flag: &str) {
+        self.arguments.retain(|argument| !argument.starts_with(flag));
+    }
+
     /// Removes the node's files, which may not be in use, as a new disk does.
     pub fn wipe(&mut self) {
         assert!(self.process.is_none(), "node {} runs", self.id);
