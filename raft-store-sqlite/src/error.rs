@@ -282,6 +282,15 @@ pub enum Error {
     /// SQL that is wrong, or a read that failed.
     #[error("{0}")]
     Statement(String),
+    /// A state's checksum could not be computed while so much was written.
+    #[error(
+        "the state changes too fast: its write-ahead log has grown by more than {room_bytes} bytes while the checksum was computed; compare states \
+         when less is written"
+    )]
+    ChangesTooFast {
+        /// How much it may grow.
+        room_bytes: u64,
+    },
     /// A read took too long.
     #[error("the read was stopped after {0} ms: ask for less, or use an index")]
     ReadTimeout(u64),

@@ -358,7 +358,7 @@ fn a_node_that_tells_no_checksum_is_exit_code_5() {
     say(&nodes[1], [checksums(2, ChecksumProgress::Computed, &[(2, 0xab)])]);
     for (progress, verdict) in [
         (ChecksumProgress::Passed, "has none, being past the entry; try again"),
-        (ChecksumProgress::Failed, "could not read its state: "),
+        (ChecksumProgress::Failed, "has none: "),
         (ChecksumProgress::Computing, "still computes"),
     ] {
         nodes[2].checksums.lock().unwrap().clear();

@@ -2,8 +2,10 @@
 //!
 //! [`Operation::Mark`](crate::Operation::Mark) ends its transaction, so that the state can be looked at just as it is there: on a connection whose transaction
 //! began before anything more was applied. As long as that is open, the write-ahead log of the state is moved into the file only up to
-//! there, and grows.
+//! there, and grows. Where it grows a lot, a computation makes haste, and in the end gives up: a comparison can wait, and a full disk can't.
 
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::sleep;
@@ -14,12 +16,15 @@ use rusqlite::{Connection, ErrorCode};
 
 use super::{Checksum, DOING, compute, pin};
 use crate::error::Error;
+use crate::folder::write_ahead_path;
 use crate::state_file::StateFile;
 
 /// How long a computation works before it leaves the processor and the disk to others for as long.
 const STRETCH: Duration = Duration::from_millis(5);
 /// How many of SQLite's steps go by between looks at the clock: less than that takes.
 const STEPS: i32 = 1000;
+/// How much the write-ahead log may grow before a computation gives up, unless the state is larger than this. From a quarter of it on, it rests no more.
+const ROOM_BYTES: u64 = 1 << 30;
 
 /// Waits for marks that a state machine applies. Where several come before they are asked for, only the last is to be had.
 pub struct Marks(Arc<Board>);
@@ -29,9 +34,22 @@ pub struct Marked {
     connection: Connection,
     at: EntryId,
     size_bytes: u64,
+    /// The length of the write-ahead log at the mark, and how much it may grow.
+    log_bytes: u64,
+    room_bytes: u64,
     board: Arc<Board>,
     /// Keeps the folder locked.
-    _file: Arc<StateFile>,
+    file: Arc<StateFile>,
+}
+
+/// What a computation minds while it works.
+struct Pace {
+    /// Since when it has worked without a rest.
+    since: Instant,
+    log: PathBuf,
+    log_bytes: u64,
+    room_bytes: u64,
+    board: Arc<Board>,
 }
 
 /// The state machine's side. Dropping it ends all waiting and computing.
@@ -135,7 +153,8 @@ impl Marked {
         assert!(applied == at, "a state is shown before more is applied to it");
         let count = |pragma| connection.query_row(pragma, [], |row| row.get::<_, u64>(0)).map_err(Error::sqlite(DOING));
         let size_bytes = count("PRAGMA page_count")? * count("PRAGMA page_size")?;
-        Ok(Self { connection, at, size_bytes, board: board.clone(), _file: file.clone() })
+        let (log_bytes, room_bytes) = (length(&write_ahead_path(file.path())), ROOM_BYTES.max(size_bytes));
+        Ok(Self { connection, at, size_bytes, log_bytes, room_bytes, board: board.clone(), file: file.clone() })
     }
 
     /// The mark.
@@ -152,23 +171,80 @@ impl Marked {
     /// if the state machine went meanwhile. Blocks.
     ///
     /// # Errors
-    /// If the file can't be read.
+    /// [`Error::ChangesTooFast`] if too much is written meanwhile; others if the file can't be read.
     pub fn checksum(mut self, bytes: &AtomicU64) -> Result<Option<Checksum>, Error> {
-        let (board, mut since) = (self.board.clone(), Instant::now());
-        let rest = move || {
-            let worked = since.elapsed();
-            if worked >= STRETCH {
-                sleep(worked);
-                since = Instant::now();
-            }
-            board.is_closed()
-        };
-        self.connection.progress_handler(STEPS, Some(rest)).map_err(Error::sqlite(DOING))?;
+        let Self { log_bytes, room_bytes, .. } = self;
+        let log = write_ahead_path(self.file.path());
+        let mut pace = Pace { since: Instant::now(), log, log_bytes, room_bytes, board: self.board.clone() };
+        let must_end = move || pace.must_end();
+        self.connection.progress_handler(STEPS, Some(must_end)).map_err(Error::sqlite(DOING))?;
         match compute(&self.connection, self.at, bytes) {
             // Whatever came of it: it may have been cut short.
             _ if self.board.is_closed() => Ok(None),
-            Err(error) if error.sqlite_error_code() == Some(ErrorCode::OperationInterrupted) => Ok(None),
+            Err(error) if error.sqlite_error_code() == Some(ErrorCode::OperationInterrupted) => {
+                Err(Error::ChangesTooFast { room_bytes })
+            }
             computed => computed.map(Some).map_err(Error::sqlite(DOING)),
+        }
+    }
+}
+
+impl Pace {
+    /// Rests where that is due, and says whether to give up.
+    fn must_end(&mut self) -> bool {
+        let worked = self.since.elapsed();
+        if worked < STRETCH {
+            return self.board.is_closed();
+        }
+        let grown = length(&self.log).saturating_sub(self.log_bytes);
+        if grown < self.room_bytes / 4 {
+            sleep(worked);
+        }
+        self.since = Instant::now();
+        grown > self.room_bytes || self.board.is_closed()
+    }
+}
+
+/// The length of a file; zero if there is none.
+fn length(path: &Path) -> u64 {
+    fs::metadata(path).map_or(0, |file| file.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use raft_core::port::{StateMachine, Stored};
+    use raft_core::types::{ClusterId, Entry, NodeId, Payload, Term};
+
+    use super::*;
+    use crate::command::{Command, Operation};
+    use crate::data_dir::DataDir;
+    use crate::state_machine::SqliteStateMachine;
+    use crate::step::Statement;
+
+    fn apply(state: &mut SqliteStateMachine, operation: Operation) {
+        let command = Command { time_ms: 1_795_437_296_789, seed: [7; 16], session: None, operation };
+        let id = EntryId::new(state.position().index.next(), Term(1));
+        state.apply(&[Entry { id, payload: Payload::Command(command.encode()) }]).unwrap();
+    }
+
+    #[test]
+    fn a_state_is_let_go_where_too_much_is_written_meanwhile() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut directory = DataDir::open(folder.path(), NodeId(1)).unwrap();
+        directory.begin(ClusterId(7), &Stored::default()).unwrap();
+        let mut parts = directory.into_parts().unwrap();
+        let (marks, state) = (parts.state_machine.marks(), &mut parts.state_machine);
+        let many = "CREATE TABLE t AS WITH RECURSIVE r (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM r WHERE n < 30000) SELECT n FROM r";
+        apply(state, Operation::sql([Statement::new(many)]));
+        for room_bytes in [1_000_000, 100_000_000] {
+            apply(state, Operation::Mark);
+            let marked = Marked { room_bytes, ..marks.next().unwrap().unwrap() };
+            apply(state, Operation::sql([Statement::new("INSERT INTO t VALUES (zeroblob(8000000))")]));
+            match marked.checksum(&AtomicU64::new(0)) {
+                Err(Error::ChangesTooFast { room_bytes: 1_000_000 }) if room_bytes == 1_000_000 => (),
+                Ok(Some(_)) if room_bytes > 1_000_000 => (),
+                other => panic!("{room_bytes}: {other:?}"),
+            }
         }
     }
 }

@@ -237,7 +237,7 @@ impl Node {
             }
             ChecksumProgress::Computed => Stand::Computed,
             ChecksumProgress::Passed => Stand::HasNone("has none, being past the entry; try again".to_owned()),
-            ChecksumProgress::Failed => Stand::HasNone(format!("could not read its state: {}", reply.error)),
+            ChecksumProgress::Failed => Stand::HasNone(format!("has none: {}", reply.error)),
             ChecksumProgress::Waiting | ChecksumProgress::Unspecified => Stand::Waits,
         };
     }

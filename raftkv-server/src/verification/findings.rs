@@ -45,7 +45,7 @@ pub enum Progress {
     },
     /// It is done.
     Computed,
-    /// It could not read its state, for this reason.
+    /// It could not compute it, for this reason.
     Failed(String),
 }
 
