@@ -4,14 +4,16 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use raft_core::membership::Membership;
 use raft_core::port::Stored;
-use raft_core::types::{ClusterId, EntryId, Identity, Incarnation, NodeId};
+use raft_core::types::{ClusterId, EntryId, HardState, Identity, Incarnation, Member, NodeId, Snapshot};
 
 use crate::error::Error;
 use crate::folder::{FolderLock, settle, sync_folder, write_ahead_path};
 use crate::log::{Beginning, SqliteLog};
 use crate::reader::Reader;
 use crate::refusal;
+use crate::restore::{self, Restored};
 use crate::snapshot::SnapshotFolder;
 use crate::state_file::{StateFile, swap};
 use crate::state_machine::SqliteStateMachine;
@@ -85,6 +87,7 @@ impl DataDir {
     /// [`Error::BegunAlready`] if the folder belongs to this cluster already, [`Error::OtherCluster`] if to another.
     pub fn begin(&mut self, cluster: ClusterId, first: &Stored) -> Result<(), Error> {
         assert!(cluster != ClusterId(0), "a cluster's id is not zero");
+        assert!(first.snapshot == Snapshot::default(), "a node begins with a whole log");
         if self.identity.cluster == cluster {
             return Err(Error::BegunAlready { path: self.folder.clone(), cluster });
         }
@@ -94,6 +97,26 @@ impl DataDir {
         self.log.begin(cluster, first)?;
         self.identity.cluster = cluster;
         Ok(())
+    }
+
+    /// Makes the node the only member of a new cluster, `member`, whose data is that of a backup, or of any SQLite file, which is only read. All
+    /// that is needed is stored in one durable step: after a failure or a crash, nothing has begun.
+    ///
+    /// # Errors
+    /// [`Error::BegunAlready`] if the folder belongs to a cluster already; [`Error::Invalid`] and others if the file can't be restored.
+    pub fn restore(&mut self, cluster: ClusterId, member: Member, from: &Path) -> Result<Restored, Error> {
+        assert!(cluster != ClusterId(0), "a cluster's id is not zero");
+        if self.identity.cluster != ClusterId(0) {
+            return Err(Error::BegunAlready { path: self.folder.clone(), cluster: self.identity.cluster });
+        }
+        let snapshots = SnapshotFolder::open(&self.folder, self.lock.clone())?;
+        let restored = restore::stage(from, &snapshots, cluster)?;
+        let membership = Membership::of_voters([(self.identity.node, member)].into());
+        let snapshot = Snapshot { last: restored.last, membership: Arc::new(membership) };
+        let hard_state = HardState { term: restored.last.term, vote: None };
+        self.log.begin(cluster, &Stored { hard_state, snapshot, ..Stored::default() })?;
+        self.identity.cluster = cluster;
+        Ok(restored)
     }
 
     /// Checks that the folder belongs to `cluster`.

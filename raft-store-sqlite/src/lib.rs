@@ -45,6 +45,7 @@
 //! ```
 
 mod answer;
+mod backup;
 mod change;
 mod checksum;
 mod clock;
@@ -64,6 +65,7 @@ mod position;
 mod program;
 mod reader;
 mod refusal;
+mod restore;
 mod rows;
 mod rules;
 mod sandbox;
@@ -74,6 +76,7 @@ mod state_machine;
 mod step;
 
 pub use answer::{Answer, Found, KeyValue, Outcome, StatementResult, StepResult};
+pub use backup::{Backup, PendingBackup};
 pub use change::{Change, Changed, RowChange, RowChanges};
 pub use checksum::{Checksum, Marked, Marks, StateDigest, checksum};
 pub use command::{Command, Operation, SessionId};
@@ -85,6 +88,7 @@ pub use kv::lease::Lease;
 pub use log::SqliteLog;
 pub use reader::{Kind, Piece, ReadLimits, Reader, Seen, Upkeep};
 pub use refusal::refuse_later_starts;
+pub use restore::Restored;
 pub use state_machine::SqliteStateMachine;
 pub use step::{
     Action, Argument, Compare, Detail, Expect, KeyRange, Lookup, Output, Parameter, Put, Relation, Statement, Step,

@@ -99,13 +99,15 @@ impl SqliteLog {
 
     /// Stores the cluster together with what a node of it starts from, in one durable step.
     pub(crate) fn begin(&mut self, cluster: ClusterId, first: &Stored) -> Result<(), Error> {
-        assert!(first.snapshot == Snapshot::default(), "a node begins with a whole log");
         assert!(first.older == OlderEntries::default(), "a node begins with all that it has in memory");
         self.guarded(|log| {
             log.identity.cluster = cluster;
             log.run("BEGIN IMMEDIATE")?;
             records::store_identity(&log.connection, log.identity).map_err(Error::sqlite(WRITING))?;
             records::store_hard_state(&log.connection, first.hard_state).map_err(Error::sqlite(WRITING))?;
+            if first.snapshot != Snapshot::default() {
+                log.begin_after(&first.snapshot, true)?;
+            }
             log.append(first.entries.iter())?;
             log.commit()
         })

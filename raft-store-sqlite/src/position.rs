@@ -73,6 +73,13 @@ impl Position {
     }
 }
 
+/// Writes where a new state of `cluster` stands.
+pub(crate) fn write_first(connection: &Connection, cluster: ClusterId) -> rusqlite::Result<()> {
+    let first = "INSERT INTO raft_meta (one, cluster_id, applied_index, applied_term, revision, time_ms)
+                 VALUES (1, ?1, 0, 0, 1, 0)";
+    connection.execute(first, [cluster.to_string()]).map(|_| ())
+}
+
 /// Which revisions can be read: from the first to the last.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Readable {

@@ -10,6 +10,7 @@ use rusqlite::fallible_iterator::FallibleIterator;
 use rusqlite::{Batch, Connection, ErrorCode};
 
 use crate::answer::{Found, KeyValue, StatementResult, StepResult};
+use crate::backup::PendingBackup;
 use crate::change::Change;
 use crate::error::Error;
 use crate::execution::{self, Budget, Failure as SqlFailure, first_word};
@@ -21,6 +22,7 @@ use crate::program::{Failure, Run};
 use crate::rules::NO_OTHER_DATABASE;
 use crate::sandbox::Fence;
 use crate::schema::run;
+use crate::snapshot::{backup_path, pin};
 use crate::state_file::{ReadConnection, StateFile};
 use crate::state_machine::next_over_ms;
 use crate::step::{Action, Lookup, Statement, Step, Value, check_program};
@@ -148,6 +150,18 @@ impl Reader {
             }
             changes::read(&reading.connection, position, after, max_bytes)
         })
+    }
+
+    /// Begins a backup of the state as it is now, to be made in a file beside it.
+    ///
+    /// # Errors
+    /// If the file can't be read.
+    pub fn begin_backup(&self) -> Result<PendingBackup, Error> {
+        let reading = self.file.take()?;
+        let (position, size_bytes) = pin(&reading.connection).map_err(Error::sqlite("beginning a backup"))?;
+        let path = backup_path(self.file.path(), getrandom::u64().map_err(Error::Random)?);
+        let Position { revision, applied, .. } = position;
+        Ok(PendingBackup { reading, path, revision, applied, size_bytes })
     }
 
     /// The leases that are not over, or only the one; with their keys, if `keys`.

@@ -290,8 +290,43 @@ fn sealed_uri(path: &Path) -> String {
 /// An empty state, to compare others with.
 pub(crate) fn new_state_in_memory() -> rusqlite::Result<Connection> {
     let connection = Connection::open_in_memory()?;
-    STATE.versions.iter().try_for_each(|added| connection.execute_batch(added))?;
+    make_state(&connection)?;
     Ok(connection)
+}
+
+/// Makes a state of a file that has none of our tables.
+pub(crate) fn make_state(connection: &Connection) -> rusqlite::Result<()> {
+    STATE.versions.iter().try_for_each(|added| connection.execute_batch(added))?;
+    stamp(connection, &STATE)
+}
+
+/// Says in the header of a file which format it has.
+fn stamp(connection: &Connection, format: &Format) -> rusqlite::Result<()> {
+    connection.pragma_update(None, "application_id", format.application_id)?;
+    connection.pragma_update(None, "user_version", format.version())
+}
+
+/// What an SQLite file from elsewhere holds.
+pub(crate) enum Content {
+    /// A state of ours, of the newest version.
+    State,
+    /// A log of ours.
+    Log,
+    /// Tables of somebody else.
+    Other,
+}
+
+/// What a file from elsewhere holds; an error if it is a state of a version that this one does not know.
+pub(crate) fn content(connection: &Connection, path: &Path) -> Result<Content, Error> {
+    match application_id(connection).map_err(Error::sqlite("reading the file's header"))? {
+        id if id == STATE.application_id => check_format(connection, path, &STATE).map(|_| Content::State),
+        id if id == LOG.application_id => Ok(Content::Log),
+        _ => Ok(Content::Other),
+    }
+}
+
+fn application_id(connection: &Connection) -> rusqlite::Result<i32> {
+    connection.query_row("PRAGMA application_id", [], |row| row.get(0))
 }
 
 fn connect(path: &Path, flags: OpenFlags, format: &Format) -> rusqlite::Result<Connection> {
@@ -387,8 +422,7 @@ fn bring_up_to_date(
     for added in format.added_since(stored) {
         transaction.execute_batch(added)?;
     }
-    transaction.pragma_update(None, "application_id", format.application_id)?;
-    transaction.pragma_update(None, "user_version", format.version())?;
+    stamp(&transaction, format)?;
     if stored == 0 {
         first(&transaction)?;
     }

@@ -3,7 +3,7 @@
 mod capture;
 mod staging;
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use raft_core::types::{ClusterId, EntryId, Index, Term};
 use crate::error::Error;
 use crate::folder::{FolderLock, make_folder, remove_file, sync_folder};
 
-pub(crate) use capture::Captures;
+pub(crate) use capture::{Captures, copy_pages, pin};
 
 /// Where snapshots are, within a node's folder.
 const NAME: &str = "snapshots";
@@ -77,11 +77,27 @@ impl SnapshotFolder {
         self.path.join(format!("{CAPTURED}{number}{SUFFIX}"))
     }
 
-    /// Gives what is received and verified its name, durably.
-    fn keep_received(&self, last: EntryId) -> Result<(), Error> {
+    /// Where a state is to be put together that comes from no peer.
+    pub(crate) fn new_receiving(&self) -> Result<PathBuf, Error> {
+        let path = self.receiving();
+        remove_file(&path).map_err(Error::io("beginning to receive a snapshot in", &path))?;
+        Ok(path)
+    }
+
+    /// Verifies what was put together, and gives it its name, durably: so it is kept until it is installed.
+    pub(crate) fn keep_received(&self, cluster: ClusterId, last: EntryId) -> Result<(), Error> {
+        let path = self.receiving();
+        let stored = File::open(&path).and_then(|file| file.sync_all());
+        stored.map_err(Error::io("storing a snapshot in", &path))?;
+        staging::verify(&path, cluster, last)?;
         let renamed = fs::rename(self.receiving(), self.received(last)).and_then(|()| sync_folder(&self.path));
         renamed.map_err(Error::io("keeping a snapshot in", &self.path))
     }
+}
+
+/// Where the backup with this number, which nobody else has, of the state at `state` is made. What a crash leaves there is removed as a capture is.
+pub(crate) fn backup_path(state: &Path, number: u64) -> PathBuf {
+    state.with_file_name(NAME).join(format!("{CAPTURED}backup_{number:016x}{SUFFIX}"))
 }
 
 /// Which state a received file holds, by its name.

@@ -31,7 +31,7 @@ use crate::answer::{Answer, Outcome};
 use crate::checksum::{Marker, Marks};
 use crate::command::{Command, Operation};
 use crate::error::Error;
-use crate::position::{Position, expect_cluster};
+use crate::position::{Position, expect_cluster, write_first};
 use crate::rows::RowWatch;
 use crate::sandbox::{self, Sandbox};
 use crate::schema::{self, run};
@@ -409,11 +409,7 @@ impl StateMachine for SqliteStateMachine {
 
 impl Opened {
     fn open(path: &Path, cluster: ClusterId) -> Result<Self, Error> {
-        let mut connection = schema::open(path, &schema::STATE, |connection| {
-            let first = "INSERT INTO raft_meta (one, cluster_id, applied_index, applied_term, revision, time_ms)
-                         VALUES (1, ?1, 0, 0, 1, 0)";
-            connection.execute(first, [cluster.to_string()]).map(|_| ())
-        })?;
+        let mut connection = schema::open(path, &schema::STATE, |connection| write_first(connection, cluster))?;
         expect_cluster(&connection, path, cluster)?;
         let doing = "opening the state";
         let position = Position::read(&connection).map_err(Error::sqlite(doing))?;

@@ -68,8 +68,8 @@ impl Captures {
 
     fn pin(&mut self, state: &Path, last: EntryId) -> Result<StateCopy, Error> {
         let connection = schema::open_to_read(state)?;
-        let (applied, size_bytes) = pin(&connection).map_err(Error::sqlite("capturing the state"))?;
-        assert!(applied == last, "a state is captured between entries");
+        let (position, size_bytes) = pin(&connection).map_err(Error::sqlite("capturing the state"))?;
+        assert!(position.applied == last, "a state is captured between entries");
         let path = self.folder.captured(self.next_number);
         self.next_number += 1;
         let progress = Mutex::new(Progress::Pinned(connection));
@@ -77,12 +77,12 @@ impl Captures {
     }
 }
 
-/// Begins a transaction that shows the state, and says what it has applied and how large it is.
-fn pin(connection: &Connection) -> rusqlite::Result<(EntryId, u64)> {
+/// Begins a transaction that shows the state, and says where it stands and how large it is.
+pub(crate) fn pin(connection: &Connection) -> rusqlite::Result<(Position, u64)> {
     run(connection, "BEGIN")?;
-    let applied = Position::read(connection)?.applied;
+    let position = Position::read(connection)?;
     let count = |pragma| connection.query_row(pragma, [], |row| row.get::<_, u64>(0));
-    Ok((applied, count("PRAGMA page_count")? * count("PRAGMA page_size")?))
+    Ok((position, count("PRAGMA page_count")? * count("PRAGMA page_size")?))
 }
 
 impl Capture for CopiedState {
@@ -141,7 +141,7 @@ impl Drop for StateCopy {
 }
 
 /// Copies the pages of the state that its open transaction shows. The copy needs no journal: after a crash nobody wants it.
-fn copy_pages(state: &Connection, path: &Path) -> rusqlite::Result<()> {
+pub(crate) fn copy_pages(state: &Connection, path: &Path) -> rusqlite::Result<()> {
     let mut copy = Connection::open(path)?;
     copy.execute_batch("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF")?;
     let backup = Backup::new(state, &mut copy)?;
