@@ -695,6 +695,11 @@ class MaintenanceStub(object):
                 request_serializer=raftkv__pb2.ChecksumsRequest.SerializeToString,
                 response_deserializer=raftkv__pb2.ChecksumsReply.FromString,
                 _registered_method=True)
+        self.Backup = channel.unary_stream(
+                '/raftkv.v1.Maintenance/Backup',
+                request_serializer=raftkv__pb2.BackupRequest.SerializeToString,
+                response_deserializer=raftkv__pb2.BackupReply.FromString,
+                _registered_method=True)
 
 
 class MaintenanceServicer(object):
@@ -716,6 +721,14 @@ class MaintenanceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Backup(self, request, context):
+        """Makes a copy of this node's state, as fresh as is asked for, while the node goes on, and sends it: the bytes of a plain SQLite file, from the first
+        to the last. One at a time: others are refused with REASON_BUSY. Answered by every node.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_MaintenanceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -728,6 +741,11 @@ def add_MaintenanceServicer_to_server(servicer, server):
                     servicer.Checksums,
                     request_deserializer=raftkv__pb2.ChecksumsRequest.FromString,
                     response_serializer=raftkv__pb2.ChecksumsReply.SerializeToString,
+            ),
+            'Backup': grpc.unary_stream_rpc_method_handler(
+                    servicer.Backup,
+                    request_deserializer=raftkv__pb2.BackupRequest.FromString,
+                    response_serializer=raftkv__pb2.BackupReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -785,6 +803,33 @@ class Maintenance(object):
             '/raftkv.v1.Maintenance/Checksums',
             raftkv__pb2.ChecksumsRequest.SerializeToString,
             raftkv__pb2.ChecksumsReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Backup(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/raftkv.v1.Maintenance/Backup',
+            raftkv__pb2.BackupRequest.SerializeToString,
+            raftkv__pb2.BackupReply.FromString,
             options,
             channel_credentials,
             insecure,

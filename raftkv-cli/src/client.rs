@@ -1,5 +1,6 @@
 //! The client: what a program calls.
 
+use crate::backup::Backup;
 use crate::call::{self, Request};
 use crate::error::{Error, Trouble, TroubleKind};
 use crate::keys::{Consistency, KeyRange, Lookup};
@@ -14,12 +15,12 @@ use bytes::Bytes;
 use raftkv_proto::MAX_REQUEST_BYTES;
 use raftkv_proto::raft::v1::{SubmitCommandReply, SubmitCommandRequest};
 use raftkv_proto::raftkv::v1::{
-    AddMemberRequest, ChecksumsReply, ChecksumsRequest, CompactReply, CompactRequest, DeleteReply, DeleteRequest,
-    DemoteMemberRequest, ExecuteReply, ExecuteRequest, GetReply, GetRequest, GrantLeaseReply, GrantLeaseRequest,
-    KeepLeaseReply, KeepLeaseRequest, ListLeasesReply, ListLeasesRequest, ListMembersReply, ListMembersRequest,
-    MembershipReply, PromoteMemberRequest, PutReply, PutRequest, QueryRequest, RangeReply, RangeRequest,
-    RemoveMemberRequest, ReplaceMemberRequest, RevokeLeaseReply, RevokeLeaseRequest, RunReply, RunRequest,
-    Session as SessionFields, StatusReply, StatusRequest, TransferLeaderReply, TransferLeaderRequest,
+    AddMemberRequest, BackupRequest, ChecksumsReply, ChecksumsRequest, CompactReply, CompactRequest, DeleteReply,
+    DeleteRequest, DemoteMemberRequest, ExecuteReply, ExecuteRequest, GetReply, GetRequest, GrantLeaseReply,
+    GrantLeaseRequest, KeepLeaseReply, KeepLeaseRequest, ListLeasesReply, ListLeasesRequest, ListMembersReply,
+    ListMembersRequest, MembershipReply, PromoteMemberRequest, PutReply, PutRequest, QueryRequest, RangeReply,
+    RangeRequest, RemoveMemberRequest, ReplaceMemberRequest, RevokeLeaseReply, RevokeLeaseRequest, RunReply,
+    RunRequest, Session as SessionFields, StatusReply, StatusRequest, TransferLeaderReply, TransferLeaderRequest,
     UpdateMemberRequest, VerifyReply, VerifyRequest,
 };
 use std::sync::Arc;
@@ -218,6 +219,11 @@ impl Client {
         let mut answers = answers.join_all().await;
         answers.sort_by_key(|(place, _, _)| *place);
         answers.into_iter().map(|(_, answer, endpoint)| (endpoint, answer)).collect()
+    }
+
+    /// Copies the state of a node, as fresh as [`with_consistency`](Self::with_consistency) says, while it goes on. The timeout is for the beginning.
+    pub async fn back_up(&self) -> Result<Backup, Error> {
+        self.call(BackupRequest { consistency: Some(self.consistency.into()) }).await
     }
 
     /// Has every node compute the checksum of its state at one and the same entry, and compare it with those of the others. Returns the entry at

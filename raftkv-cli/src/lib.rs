@@ -18,6 +18,7 @@
 //! The client knows the wire format alone, not the server. [`Client`] says how it finds the leader and what a retry does;
 //! [`Error`] says what a failed write may have left behind. The `raftkv-cli` command is this library with a face.
 
+mod backup;
 mod call;
 mod client;
 mod error;
@@ -30,6 +31,7 @@ mod session;
 mod statement;
 mod verdict;
 
+pub use backup::Backup;
 pub use client::{Client, ClientBuilder};
 pub use error::{Error, Trouble, TroubleKind};
 pub use keys::{Consistency, KeyRange, Lookup};

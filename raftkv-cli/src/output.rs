@@ -4,6 +4,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use clap::ValueEnum;
 use comfy_table::{ContentArrangement, Table, presets};
+use indicatif::{ProgressBar, ProgressStyle};
 use raftkv_cli::reply::KeyValue;
 use serde_json::{Map, Value as Json, json};
 use std::io::{self, ErrorKind, IsTerminal, Write};
@@ -67,6 +68,15 @@ pub(crate) fn print_line(bytes: &[u8]) -> io::Result<()> {
 /// Writes a line to stderr; if nobody listens there, nothing can be done about it.
 pub(crate) fn print_error(line: &str) {
     let _ = writeln!(io::stderr(), "{line}");
+}
+
+/// A bar that shows a person how many bytes of `size` have come, or nothing where nobody looks.
+pub(crate) fn progress_bar(output: Output, size: u64) -> ProgressBar {
+    if output.is_json() {
+        return ProgressBar::hidden();
+    }
+    let style = "{bar:40} {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left";
+    ProgressBar::new(size).with_style(ProgressStyle::with_template(style).expect("the template is right"))
 }
 
 /// Shows a person how far something is, in place of what was shown before; or removes that.

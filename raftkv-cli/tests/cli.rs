@@ -511,3 +511,22 @@ fn a_reader_that_goes_away_is_no_failure() {
     let output = child.wait_with_output().unwrap();
     assert_eq!((output.status.code(), output.stderr), (Some(0), Vec::new()));
 }
+
+#[test]
+fn a_backup_that_breaks_off_or_is_not_what_was_sent_leaves_no_file() {
+    let nodes = start(3);
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("backup.db");
+    let backup = |node: &Node| {
+        let mut command = on(std::slice::from_ref(node));
+        command.arg("backup").arg(&file);
+        command
+    };
+    for (node, expected) in [(&nodes[1], "sent 6 of the 10 bytes"), (&nodes[2], "wrong checksum")] {
+        let error = fails(5, &mut backup(node));
+        assert!(error.contains(expected), "{error}");
+        assert_eq!(folder.path().read_dir().unwrap().count(), 0);
+    }
+    prints(&mut backup(&nodes[0]));
+    assert_eq!(std::fs::read(&file).unwrap(), b"SQLitefile");
+}

@@ -301,3 +301,26 @@ fn three_nodes_are_shown_read_as_asked_and_led_by_whom_one_likes() {
     assert_eq!(servers.prints(&["member", "update", "2", "--priority", "3"]), "node 2 is recorded so now");
     assert!(servers.prints(&["version"]).contains(env!("CARGO_PKG_VERSION")));
 }
+
+#[test]
+fn a_backup_is_a_file_that_is_there_whole_or_not_at_all() {
+    let servers = Servers::start(1);
+    servers.prints(&["put", "a", "1"]);
+    servers.prints(&["sql", "CREATE TABLE t (a)"]);
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("backup.db");
+    let path = file.to_str().unwrap();
+    let told = servers.prints_json(&["backup", path]);
+    assert_eq!(told["revision"].as_u64(), Some(servers.revision()));
+    let bytes = std::fs::read(&file).unwrap();
+    assert_eq!(told["size_bytes"].as_u64(), Some(bytes.len() as u64));
+    assert!(bytes.starts_with(b"SQLite format 3\0"));
+
+    servers.prints(&["put", "a", "2"]);
+    assert!(servers.fails(2, &["backup", path]).contains("--force"));
+    assert_eq!(std::fs::read(&file).unwrap(), bytes);
+    assert!(servers.prints(&["backup", path, "--force"]).contains("of cluster"));
+    assert_ne!(std::fs::read(&file).unwrap(), bytes);
+    assert!(servers.fails(1, &["backup", "/nowhere/at/all.db"]).contains("can't be written"));
+    assert_eq!(folder.path().read_dir().unwrap().count(), 1, "nothing is left beside it");
+}

@@ -27,6 +27,8 @@ pub struct Config {
     pub peers: Vec<Peer>,
     /// The cluster to join at the first start, instead of beginning one with `peers`.
     pub join: Option<Join>,
+    /// What a new cluster of this node alone begins with, at the first start.
+    pub restore: Option<PathBuf>,
     /// The folder for this node's files; none to look for one as [`storage`](crate::storage) says.
     pub data_dir: Option<PathBuf>,
     /// The least time without a leader before an election. The actual one is drawn from this up to twice this.
@@ -133,6 +135,7 @@ impl Config {
             advertise,
             peers: flags.peers.clone(),
             join: (!join.nodes.is_empty()).then_some(join),
+            restore: flags.restore.clone(),
             data_dir: flags.data_dir.clone(),
             election_timeout: flags.election_timeout,
             heartbeat: flags.heartbeat,

@@ -87,6 +87,11 @@ pub struct ServeFlags {
     #[arg(long, env = "RAFTKV_LEARNER", requires = "join")]
     pub learner: bool,
 
+    /// Begin a new cluster, of this node alone, with the data of a backup, or of any SQLite file. Other nodes join it. On later starts, the same flag
+    /// does nothing, and says so
+    #[arg(long, env = "RAFTKV_RESTORE", value_name = "FILE", conflicts_with_all = ["peers", "join"])]
+    pub restore: Option<PathBuf>,
+
     /// Where this node keeps its files [default: /var/lib/raft_data, or ./raft_data if that can't be written;
     /// a folder inside it if another node has it, or with --join and no --id: one for the port]
     #[arg(long, env = "RAFTKV_DATA_DIR", value_name = "DIR")]

@@ -299,20 +299,46 @@ async fn open_directory(config: &Config, port: u16) -> Result<DataDir, Error> {
 /// Makes sure that the node has begun: by its files, together with its peers, or as a part of the cluster that it joins.
 async fn begin(mut directory: DataDir, gate: &Gate, config: &Config) -> Result<(Identity, Parts), Error> {
     let identity = directory.identity();
-    if identity.cluster == ClusterId::default() {
-        let beginning = match &config.join {
-            Some(join) => {
-                let joined = join::join(join, identity, gate.address(), gate.lobby(), config.id.is_some()).await;
-                // Its log comes from the leader, membership and all.
-                Beginning { cluster: joined?, stored: Stored::default() }
-            }
-            None => begin_with(&config.peers, identity, gate).await?,
-        };
-        directory.begin(beginning.cluster, &beginning.stored)?;
-        info!("began as a part of cluster {}", beginning.cluster);
+    let has_begun = identity.cluster != ClusterId::default();
+    match (&config.restore, &config.join) {
+        (Some(file), _) if has_begun => {
+            warn!("--restore {} is not used: this node began before, and goes on with its own data", file.display());
+        }
+        _ if has_begun => (),
+        (Some(file), _) => directory = restore(directory, gate, file.clone()).await?,
+        (None, join) => {
+            let beginning = match join {
+                Some(join) => {
+                    let joined = join::join(join, identity, gate.address(), gate.lobby(), config.id.is_some()).await;
+                    // Its log comes from the leader, membership and all.
+                    Beginning { cluster: joined?, stored: Stored::default() }
+                }
+                None => begin_with(&config.peers, identity, gate).await?,
+            };
+            directory.begin(beginning.cluster, &beginning.stored)?;
+            info!("began as a part of cluster {}", beginning.cluster);
+        }
     }
     let identity = directory.identity();
     Ok((identity, directory.into_parts()?))
+}
+
+/// Begins a new cluster of this node alone, with the data of a file.
+async fn restore(mut directory: DataDir, gate: &Gate, file: PathBuf) -> Result<DataDir, Error> {
+    let cluster = ClusterId(getrandom::u64().map_err(Error::Random)?.max(1));
+    let member = gate.lobby().statement().member;
+    info!("restoring {}", file.display());
+    let restored = tokio::task::spawn_blocking(move || {
+        let restored = directory.restore(cluster, member, &file)?;
+        info!(
+            "began cluster {cluster} with {}: revision {}, entry {}",
+            file.display(),
+            restored.revision,
+            restored.last
+        );
+        Ok(directory)
+    });
+    restored.await.expect("restoring does not panic")
 }
 
 async fn begin_with(peers: &[Peer], identity: Identity, gate: &Gate) -> Result<Beginning, BeginError> {

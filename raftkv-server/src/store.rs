@@ -10,6 +10,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use raft_core::effect::RoleKind;
 use raft_core::status::Status;
 use raft_core::types::{Index, NodeId};
@@ -19,7 +20,7 @@ use raft_store_sqlite::{
 };
 use raft_transport_grpc::GrpcTransport;
 use tokio::sync::Semaphore;
-use tokio::sync::mpsc::{Receiver, channel};
+use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio::time::timeout;
 
 use crate::node::{Handle, RequestError};
@@ -41,12 +42,30 @@ const STREAMED_PIECES: usize = 256;
 /// How many reads may use the state file at a time. Others wait for their turn.
 const CONCURRENT_READS: usize = 16;
 
+/// How many bytes of a backup are sent at a time.
+const BACKUP_PIECE_BYTES: usize = 256 << 10;
+
+/// A piece of a backup.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BackupPiece {
+    /// The first: the state that it holds, and how large it will be.
+    Begun {
+        /// The state.
+        position: Position,
+        /// The size of all bytes that follow.
+        size_bytes: u64,
+    },
+    /// What follows on the bytes before.
+    Bytes(Bytes),
+}
+
 /// Runs commands and reads on a node.
 #[derive(Clone)]
 pub struct Store {
     node: Handle<Answer>,
     reader: Reader,
     reads: Arc<Semaphore>,
+    backups: Arc<Semaphore>,
     freshness: Freshness,
     transport: GrpcTransport,
     /// Where others reach this node.
@@ -82,7 +101,16 @@ impl Store {
         room: Room,
     ) -> Self {
         let reads = Arc::new(Semaphore::new(CONCURRENT_READS));
-        Self { node, reader, reads, freshness: Freshness::default(), transport, address, room }
+        Self {
+            node,
+            reader,
+            reads,
+            backups: Arc::new(Semaphore::new(1)),
+            freshness: Freshness::default(),
+            transport,
+            address,
+            room,
+        }
     }
 
     /// The room on this node's disk.
@@ -251,6 +279,24 @@ impl Store {
         Ok(pieces)
     }
 
+    /// Makes a copy of the state, as fresh as is asked for, and yields what it will be before it is made, and then its bytes, as fast as they are
+    /// taken. One at a time, for each takes as much room as the state. Dropping the receiver ends it.
+    pub async fn back_up(&self, consistency: Consistency) -> Result<Receiver<Result<BackupPiece, Failure>>, Failure> {
+        self.freshen(consistency).await?;
+        let turn = self.backups.clone().try_acquire_owned();
+        let turn = turn.map_err(|_| Failure::Busy("this node makes another backup: ask again later".to_owned()))?;
+        let (sender, pieces) = channel(2);
+        let reader = self.reader.clone();
+        tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            if let Err(error) = send_backup(&reader, &sender) {
+                // Nobody may be there to hear it.
+                let _ = sender.blocking_send(Err(unreadable(&error)));
+            }
+        });
+        Ok(pieces)
+    }
+
     /// The state's revision on this node; zero if it can't be read.
     pub async fn revision(&self) -> u64 {
         self.look(Reader::revision).await.and_then(|read| read.map_err(|error| unreadable(&error))).unwrap_or(0)
@@ -400,6 +446,26 @@ impl Store {
             _ => Failure::NoLeader("no leader is known"),
         }
     }
+}
+
+/// Sends a backup to its end, or until nobody takes it any more.
+fn send_backup(reader: &Reader, sender: &Sender<Result<BackupPiece, Failure>>) -> Result<(), Error> {
+    let pending = reader.begin_backup()?;
+    let (revision, size_bytes) = (pending.revision, pending.size_bytes);
+    let begun = BackupPiece::Begun { position: Position { revision, index: pending.applied.index }, size_bytes };
+    if sender.blocking_send(Ok(begun)).is_err() {
+        return Ok(());
+    }
+    let backup = pending.copy()?;
+    let mut sent = 0;
+    while sent < size_bytes {
+        let bytes = backup.read(sent, BACKUP_PIECE_BYTES)?;
+        sent += bytes.len() as u64;
+        if sender.blocking_send(Ok(BackupPiece::Bytes(bytes))).is_err() {
+            break;
+        }
+    }
+    Ok(())
 }
 
 /// Whether a command adds to what is stored, more than its own trace.

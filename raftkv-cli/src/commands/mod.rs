@@ -1,5 +1,6 @@
 //! The commands, a file each.
 
+mod backup;
 mod cas;
 mod compact;
 mod delete;
@@ -40,6 +41,7 @@ pub(crate) enum Command {
     Tables(tables::Tables),
     Schema(schema::Schema),
     Submit(submit::Submit),
+    Backup(backup::Backup),
     Status(status::Status),
     Member(member::Member),
     TransferLeader(transfer_leader::TransferLeader),
@@ -61,6 +63,7 @@ impl Command {
             Self::Tables(tables) => tables.run(client, output).await,
             Self::Schema(schema) => schema.run(client, output).await,
             Self::Submit(submit) => submit.run(client, output).await,
+            Self::Backup(backup) => backup.run(client, output).await,
             Self::Status(status) => status.run(client, output).await,
             Self::Member(member) => member.run(client, output).await,
             Self::TransferLeader(transfer) => transfer.run(client, output).await,

@@ -448,6 +448,22 @@ impl Cluster for Node {
 
 #[tonic::async_trait]
 impl Maintenance for Node {
+    type BackupStream = tokio_stream::Iter<std::vec::IntoIter<Result<BackupReply, Status>>>;
+
+    /// A backup of ten bytes, of which node 2 leaves out the last, and node 3 sends some that are not what it says.
+    async fn backup(&self, _: Request<BackupRequest>) -> Result<Response<Self::BackupStream>, Status> {
+        let header = Some(BackupHeader { header: self.header(), cluster_id: 7, size_bytes: 10 });
+        let piece = |data: &'static str| {
+            let crc32c = crc32c::crc32c(if self.id == 3 { b"other" } else { data.as_bytes() });
+            Ok(BackupReply { data: data.into(), crc32c, ..BackupReply::default() })
+        };
+        let mut replies = vec![Ok(BackupReply { header, ..BackupReply::default() }), piece("SQLite"), piece("file")];
+        if self.id == 2 {
+            replies.pop();
+        }
+        Ok(Response::new(tokio_stream::iter(replies)))
+    }
+
     async fn verify(&self, _: Request<VerifyRequest>) -> Result<Response<VerifyReply>, Status> {
         self.saw("verify".to_owned(), None, Vec::new());
         self.act(|| VerifyReply { node_id: self.id, index: 9 }).await

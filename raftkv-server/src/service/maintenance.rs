@@ -6,10 +6,14 @@ use raft_core::types::{Index, NodeId};
 use raft_store_sqlite::Checksum;
 use raftkv_proto::raftkv::v1 as wire;
 use raftkv_proto::raftkv::v1::maintenance_server::Maintenance;
+use tokio::sync::mpsc::channel;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
-use super::running;
+use super::convert::consistency_from_wire;
+use super::{header, running};
 use crate::gate::Gate;
+use crate::store::BackupPiece;
 use crate::verification::{Known, Progress};
 
 /// The service, over the node behind a gate.
@@ -27,6 +31,25 @@ impl MaintenanceService {
 
 #[tonic::async_trait]
 impl Maintenance for MaintenanceService {
+    type BackupStream = ReceiverStream<Result<wire::BackupReply, Status>>;
+
+    async fn backup(&self, request: Request<wire::BackupRequest>) -> Result<Response<Self::BackupStream>, Status> {
+        let open = running(&self.gate)?;
+        let consistency = consistency_from_wire(request.into_inner().consistency)?;
+        let mut pieces = open.store.back_up(consistency).await?;
+        let (gate, cluster_id) = (self.gate.clone(), open.identity.cluster.0);
+        let (sender, replies) = channel(1);
+        tokio::spawn(async move {
+            while let Some(piece) = pieces.recv().await {
+                let reply = piece.map(|piece| backup_reply(&gate, cluster_id, piece)).map_err(Status::from);
+                if sender.send(reply).await.is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(replies)))
+    }
+
     async fn verify(&self, _: Request<wire::VerifyRequest>) -> Result<Response<wire::VerifyReply>, Status> {
         let index = running(&self.gate)?.store.mark().await?;
         Ok(Response::new(wire::VerifyReply { node_id: self.gate.id().0, index: index.0 }))
@@ -56,6 +79,16 @@ impl Maintenance for MaintenanceService {
             error,
             checksums: checksums.into_iter().map(to_wire).collect(),
         }))
+    }
+}
+
+fn backup_reply(gate: &Gate, cluster_id: u64, piece: BackupPiece) -> wire::BackupReply {
+    match piece {
+        BackupPiece::Begun { position, size_bytes } => wire::BackupReply {
+            header: Some(wire::BackupHeader { header: header(gate, position), cluster_id, size_bytes }),
+            ..Default::default()
+        },
+        BackupPiece::Bytes(data) => wire::BackupReply { crc32c: crc32c::crc32c(&data), data, ..Default::default() },
     }
 }
 
