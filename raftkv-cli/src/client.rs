@@ -191,6 +191,12 @@ impl Client {
         self.call(QueryRequest { statements, consistency: Some(self.consistency.into()) }).await
     }
 
+    /// Runs statements that only read, all on one state, as [`query`](Self::query) runs one. [`Rows::next_statement`] goes from one to the next.
+    pub async fn query_all(&self, statements: impl IntoIterator<Item = impl Into<Statement>>) -> Result<Rows, Error> {
+        let statements = statements.into_iter().map(|statement| statement.into().into()).collect();
+        self.call(QueryRequest { statements, consistency: Some(self.consistency.into()) }).await
+    }
+
     /// Runs one command given as text: `set k=v`, `get k`, `del k`, or SQL.
     pub async fn submit(&self, command: impl Into<String>) -> Result<SubmitCommandReply, Error> {
         let command = command.into();

@@ -5,6 +5,7 @@ mod failure;
 mod output;
 mod script;
 mod statements;
+mod whole_file;
 
 use clap::{Arg, CommandFactory, FromArgMatches, Parser};
 use commands::Command;

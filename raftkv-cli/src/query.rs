@@ -18,7 +18,12 @@ use tonic::{Status, Streaming};
 pub struct Rows {
     address: String,
     header: AnswerHeader,
+    /// Which statement's rows these are, and whether others may follow.
+    statement: u32,
+    others_follow: bool,
     columns: Vec<String>,
+    /// The first reply of the next statement, if it has come.
+    ahead: Option<QueryReply>,
     /// Rows that have come and were not asked for yet.
     rows: VecDeque<Row>,
     replies: Streaming<QueryReply>,
@@ -44,16 +49,45 @@ impl Rows {
             if let Some(row) = self.rows.pop_front() {
                 return Ok(Some(row.values.into_iter().map(Value::from).collect()));
             }
-            match self.replies.message().await {
-                Ok(Some(reply)) if reply.statement > 0 => {
-                    return Err(Error::Invalid(
-                        "a query is one statement: send the others in queries of their own".into(),
-                    ));
-                }
-                Ok(Some(reply)) => self.rows.extend(reply.rows),
-                Ok(None) => return Ok(None),
-                Err(status) => return Err(self.broken(&status)),
+            if self.ahead.is_some() || !self.receive().await? {
+                return Ok(None);
             }
+        }
+    }
+
+    /// Goes on to the next statement of [`query_all`](crate::Client::query_all), past what is left of this one. Returns whether there is one.
+    ///
+    /// # Errors
+    /// Those of [`next`](Self::next).
+    pub async fn next_statement(&mut self) -> Result<bool, Error> {
+        loop {
+            self.rows.clear();
+            if let Some(QueryReply { statement, columns, rows, .. }) = self.ahead.take() {
+                (self.statement, self.columns, self.rows) = (statement, columns, rows.into());
+                return Ok(true);
+            }
+            if !self.receive().await? {
+                return Ok(false);
+            }
+        }
+    }
+
+    /// Takes one more reply. Returns whether there was one.
+    async fn receive(&mut self) -> Result<bool, Error> {
+        match self.replies.message().await {
+            Ok(Some(reply)) if reply.statement > self.statement && !self.others_follow => {
+                Err(Error::Invalid("a query is one statement: send the others in queries of their own".into()))
+            }
+            Ok(Some(reply)) if reply.statement > self.statement => {
+                self.ahead = Some(reply);
+                Ok(true)
+            }
+            Ok(Some(reply)) => {
+                self.rows.extend(reply.rows);
+                Ok(true)
+            }
+            Ok(None) => Ok(false),
+            Err(status) => Err(self.broken(&status)),
         }
     }
 
@@ -82,6 +116,7 @@ impl Request for QueryRequest {
 
     /// The answer is the first reply, with what may follow.
     async fn send(self, channel: Channel, address: String) -> Verdict<Rows> {
+        let others_follow = self.statements.len() > 1;
         let mut client = SqlClient::new(channel)
             .max_encoding_message_size(MAX_REQUEST_BYTES)
             .max_decoding_message_size(MAX_REPLY_BYTES);
@@ -93,7 +128,8 @@ impl Request for QueryRequest {
         match begun.await {
             Ok((QueryReply { header, columns, rows, .. }, replies)) => {
                 let header = header.unwrap_or_default();
-                Verdict::Done(Rows { address, header, columns, rows: rows.into(), replies })
+                let (statement, ahead, rows) = (0, None, rows.into());
+                Verdict::Done(Rows { address, header, statement, others_follow, columns, ahead, rows, replies })
             }
             Err(status) => Verdict::of_status(&address, &status),
         }

@@ -324,3 +324,48 @@ fn a_backup_is_a_file_that_is_there_whole_or_not_at_all() {
     assert!(servers.fails(1, &["backup", "/nowhere/at/all.db"]).contains("can't be written"));
     assert_eq!(folder.path().read_dir().unwrap().count(), 1, "nothing is left beside it");
 }
+
+#[test]
+fn a_dump_is_loaded_again_as_it_was_and_a_script_of_sqlite_as_well() {
+    let old = Servers::start(1);
+    // Made before the table that it refers to.
+    old.prints(&["sql", "CREATE TABLE child (id INTEGER PRIMARY KEY, parent REFERENCES parent (id), v)"]);
+    old.prints_of(
+        &["sql", "-f", "-"],
+        "CREATE TABLE parent (id INTEGER PRIMARY KEY, name TEXT UNIQUE, twice AS (id * 2), \"odd \"\"name\" BLOB);
+         CREATE TABLE noted (what);
+         CREATE VIEW v AS SELECT name FROM parent -- a comment at its end
+         ;
+         CREATE INDEX i ON parent (name) WHERE id > 1;
+         INSERT INTO parent (id, name, \"odd \"\"name\") VALUES (1, 'it''s', x'00ff'), (2, CAST(x'610062' AS TEXT), NULL), (3, 'a
+b', 9e999);
+         INSERT INTO child VALUES (1, 1, 0.1), (2, 2, 1e300), (3, NULL, -9223372036854775808), (4, 3, -0.0);
+         CREATE TRIGGER g AFTER INSERT ON parent BEGIN INSERT INTO noted VALUES (new.name); END;",
+    );
+    old.prints(&["put", "text", "line 1\nline 2"]);
+    old.prints_of(&["put", "bytes", "-"], "\u{0}\u{1}");
+    let lease = old.prints(&["lease", "grant", "1h"]);
+    old.prints(&["put", "leased", "1", "--lease", &lease]);
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("dump.sql");
+    let path = file.to_str().unwrap();
+    assert_eq!(old.prints(&["dump", path]), "");
+    let text = std::fs::read_to_string(&file).unwrap();
+    assert_eq!(old.prints(&["dump"]), text.trim_end());
+    assert!(old.fails(2, &["dump", path]).contains("--force"));
+
+    let new = Servers::start(1);
+    assert_eq!(new.prints(&["load", path]), "13 statements and 2 keys");
+    let skip = |text: String| text.lines().skip(1).map(str::to_owned).collect::<Vec<_>>();
+    assert_eq!(skip(new.prints(&["dump"])), skip(text.trim_end().to_owned()));
+    assert_eq!(new.prints(&["sql", "SELECT count(*) FROM noted"]), "count(*)\n0", "triggers come after the rows");
+    assert_eq!(new.prints(&["get", "text"]), "line 1\nline 2");
+    new.fails(3, &["get", "leased"]);
+
+    let script = "PRAGMA foreign_keys=OFF;\nBEGIN TRANSACTION;\nCREATE TABLE s (a);\nINSERT INTO s VALUES (1);\nINSERT INTO nowhere VALUES (1);\nINSERT INTO s VALUES (2);\nCOMMIT;\n";
+    let failed = new.fails_of(1, &["load", "-"], script);
+    assert!(failed.contains("stdin:5: no such table: nowhere"), "{failed}");
+    assert!(failed.contains("the 2 statements and keys before it are applied"), "{failed}");
+    assert_eq!(new.prints(&["sql", "SELECT count(*) FROM s"]), "count(*)\n1");
+    assert!(new.fails_of(2, &["load", "-"], "-- nothing\n").contains("holds no SQL statement and no key"));
+}

@@ -4,8 +4,10 @@ mod backup;
 mod cas;
 mod compact;
 mod delete;
+mod dump;
 mod get;
 mod lease;
+mod load;
 mod member;
 mod put;
 mod schema;
@@ -42,6 +44,8 @@ pub(crate) enum Command {
     Schema(schema::Schema),
     Submit(submit::Submit),
     Backup(backup::Backup),
+    Dump(dump::Dump),
+    Load(load::Load),
     Status(status::Status),
     Member(member::Member),
     TransferLeader(transfer_leader::TransferLeader),
@@ -64,6 +68,8 @@ impl Command {
             Self::Schema(schema) => schema.run(client, output).await,
             Self::Submit(submit) => submit.run(client, output).await,
             Self::Backup(backup) => backup.run(client, output).await,
+            Self::Dump(dump) => dump.run(client, output).await,
+            Self::Load(load) => load.run(client, output).await,
             Self::Status(status) => status.run(client, output).await,
             Self::Member(member) => member.run(client, output).await,
             Self::TransferLeader(transfer) => transfer.run(client, output).await,

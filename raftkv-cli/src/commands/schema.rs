@@ -36,10 +36,16 @@ impl Schema {
 
 fn as_script(found: &StatementResult) -> String {
     let sql = |row: &Row| match row.values.last().cloned().map(Value::from) {
-        // A comment at its end must not swallow the semicolon.
-        Some(Value::Text(sql)) if sql.lines().last().is_some_and(|line| line.contains("--")) => format!("{sql}\n;"),
-        Some(Value::Text(sql)) => format!("{sql};"),
+        Some(Value::Text(sql)) => statement(&sql),
         _ => String::new(),
     };
     found.rows.iter().map(sql).collect::<Vec<_>>().join("\n")
+}
+
+/// What SQLite has stored of a definition, as a statement of a script.
+pub(super) fn statement(sql: &str) -> String {
+    let sql = sql.trim_end();
+    // A comment at its end must not swallow the semicolon.
+    let end = if sql.lines().last().is_some_and(|line| line.contains("--")) { "\n;" } else { ";" };
+    format!("{sql}{end}")
 }
