@@ -99,11 +99,19 @@ pub(crate) fn text_or_base64(name: &str, bytes: &[u8]) -> (String, Json) {
     }
 }
 
-/// A key as a JSON object.
+/// A key and its value as a JSON object.
 pub(crate) fn entry_json(entry: &KeyValue) -> Json {
+    let mut json = key_json(entry);
+    if let Json::Object(fields) = &mut json {
+        fields.extend([text_or_base64("value", &entry.value)]);
+    }
+    json
+}
+
+/// A key as a JSON object, without its value: an empty one would look like one that is stored.
+pub(crate) fn key_json(entry: &KeyValue) -> Json {
     let mut json = object([
         text_or_base64("key", &entry.key),
-        text_or_base64("value", &entry.value),
         ("create_revision".to_owned(), json!(entry.create_revision)),
         ("mod_revision".to_owned(), json!(entry.mod_revision)),
         ("version".to_owned(), json!(entry.version)),

@@ -79,6 +79,8 @@ fn keys_are_put_and_read_in_ranges_as_they_are_and_as_they_were() {
     assert_eq!(servers.prints(&past), "key\nuser/1\nuser/2");
     let found = servers.prints_json(&past);
     assert_eq!((&found["count"], &found["more"]), (&json!(3), &json!(true)));
+    assert_eq!((&found["entries"][0]["key"], found["entries"][0].get("value")), (&json!("user/1"), None));
+    assert_eq!(servers.prints_json(&["get", "user/1", "--keys-only"]).get("value"), None);
     assert_eq!(servers.prints(&["get", "--prefix", "--count"]), "4");
     assert_eq!(servers.prints(&["del", "user/", "--prefix"]), "deleted 3");
     assert_eq!(servers.fails(3, &["del", "user/", "--prefix"]), "error: there is no key that begins with \"user/\"\n");

@@ -1,5 +1,5 @@
 use crate::failure::Failure;
-use crate::output::{Output, entry_json, escape, lines, object, print_line, table};
+use crate::output::{Output, entry_json, escape, key_json, lines, object, print_line, table};
 use raftkv_cli::reply::{AnswerHeader, Found, KeyValue};
 use raftkv_cli::{Client, KeyRange, Lookup};
 use serde_json::{Value as Json, json};
@@ -66,9 +66,13 @@ impl Get {
         Ok(self.print_all(output, &header, &found)?)
     }
 
+    fn json(&self, entry: &KeyValue) -> Json {
+        if self.keys_only { key_json(entry) } else { entry_json(entry) }
+    }
+
     fn print_one(&self, output: Output, header: &AnswerHeader, entry: &KeyValue) -> std::io::Result<()> {
         if output.is_json() {
-            let mut json = entry_json(entry);
+            let mut json = self.json(entry);
             if let Json::Object(fields) = &mut json {
                 fields.extend([revision(header), node(header)]);
             }
@@ -94,7 +98,7 @@ impl Get {
             || format!("{}\n{footer}", table(columns.clone(), rows.clone())),
             || lines(&columns, &rows),
             || {
-                let entries: Vec<Json> = found.entries.iter().map(entry_json).collect();
+                let entries: Vec<Json> = found.entries.iter().map(|entry| self.json(entry)).collect();
                 let entries = ("entries".to_owned(), Json::Array(entries));
                 let (count, more) = (("count".to_owned(), json!(found.count)), ("more".to_owned(), json!(found.more)));
                 object([entries, count, more, revision(header), node(header)])
