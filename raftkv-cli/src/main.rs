@@ -47,7 +47,7 @@ struct Global {
     output: Format,
 
     /// How long to keep trying, like 5s or 500ms.
-    #[arg(long, env = "RAFTKV_TIMEOUT", global = true, value_parser = humantime::parse_duration, default_value = "5s")]
+    #[arg(long, env = "RAFTKV_TIMEOUT", global = true, value_parser = timeout, default_value = "5s")]
     timeout: Duration,
 
     /// How fresh reads must be: `linearizable`, `stale`, or `stale:5s` for no older than that; or `lease`, which is linearizable as well where
@@ -78,13 +78,18 @@ fn ignore_empty_variable(argument: Arg) -> Arg {
     if is_empty { argument.env(None) } else { argument }
 }
 
+fn timeout(text: &str) -> Result<Duration, String> {
+    let timeout = commands::duration(text)?;
+    if timeout.is_zero() { Err("that leaves no time to try at all".to_owned()) } else { Ok(timeout) }
+}
+
 fn consistency(text: &str) -> Result<Consistency, String> {
     match text.split_once(':') {
         None if text == "linearizable" => Ok(Consistency::Linearizable),
         None if text == "lease" => Ok(Consistency::Lease),
         None if text == "stale" => Ok(Consistency::Stale { max_age: None }),
         Some(("stale", age)) => {
-            let max_age = humantime::parse_duration(age).map_err(|error| error.to_string())?;
+            let max_age = commands::duration(age)?;
             Ok(Consistency::Stale { max_age: Some(max_age) })
         }
         _ => Err("it is one of linearizable, lease, stale, stale:AGE".to_owned()),

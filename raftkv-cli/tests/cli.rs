@@ -77,6 +77,19 @@ fn a_missing_key_is_exit_code_3() {
 }
 
 #[test]
+fn a_duration_that_is_none_is_told_how_to_be_written() {
+    let nodes = nowhere();
+    for arguments in
+        [["--timeout", "x", "get", "x"], ["--consistency", "stale:x", "get", "x"], ["--timeout", "5", "get", "x"]]
+    {
+        let stderr = fails(2, Command::new(env!("CARGO_BIN_EXE_raftkv-cli")).args(["-e", &nodes]).args(arguments));
+        assert!(stderr.contains("write a number and a unit, like 5s or 500ms"), "{stderr}");
+    }
+    let stderr = fails(2, Command::new(env!("CARGO_BIN_EXE_raftkv-cli")).args(["--timeout", "0s", "get", "x"]));
+    assert!(stderr.contains("no time to try at all"), "{stderr}");
+}
+
+#[test]
 fn a_key_is_deleted() {
     let nodes = start(1);
     for (format, printed) in [("simple", "deleted\n"), ("table", "deleted x (revision 5)\n")] {
@@ -422,7 +435,9 @@ fn members_are_changed_and_a_change_made_twice_is_told() {
     let json = prints_json(on(&nodes).args(["member", "promote", "4"]));
     assert_eq!((&json["id"], &json["changed"]), (&json!(4), &json!(false)));
     assert_eq!(fails(3, on(&nodes).args(["member", "remove", "4"])), "error: there is no member 4\n");
-    assert_eq!(fails(3, on(&nodes).args(["member", "replace", "9"])), "error: there is no member 9\n");
+    let gone = fails(3, on(&nodes).args(["member", "replace", "9"]));
+    assert!(gone.starts_with("error: there is no member 9;"), "{gone}");
+    assert!(gone.ends_with("raftkv-cli member replace 9 --address HOST:PORT\n"), "{gone}");
     nodes[0].next(Act::Fail("a cluster keeps at least one voter"));
     assert_eq!(fails(1, on(&nodes).args(["member", "remove", "1"])), "error: a cluster keeps at least one voter\n");
     nodes[0].always(Act::Busy(10));

@@ -19,7 +19,7 @@ enum Action {
     /// Make a lease, and print its number
     Grant {
         /// How long it lasts unless it is kept alive, like 30s or 5m
-        #[arg(value_parser = humantime::parse_duration)]
+        #[arg(value_parser = super::duration)]
         ttl: Duration,
 
         /// Its number, instead of one of its own

@@ -168,7 +168,7 @@ impl Replace {
         let address = match (address, &recorded) {
             (Some(address), _) => address,
             (None, Some(member)) => member.address.clone(),
-            (None, None) => return Err(no_member(id)),
+            (None, None) => return Err(no_member_to_replace(id)),
         };
         // What is recorded now, so that a second attempt knows the first one's work.
         let incarnation = recorded.map_or(0, |member| member.incarnation);
@@ -218,6 +218,13 @@ async fn remove(id: u64, client: &Client, output: Output) -> Result<(), Failure>
 
 fn no_member(id: u64) -> Failure {
     Failure::NotFound(format!("there is no member {id}"))
+}
+
+/// A replacement that was cut short has removed the old disk already, and with it where the node is.
+fn no_member_to_replace(id: u64) -> Failure {
+    Failure::NotFound(format!(
+        "there is no member {id}; if its replacement was cut short, say where it is: raftkv-cli member replace {id} --address HOST:PORT"
+    ))
 }
 
 /// Says what was done, or that there was nothing to do.

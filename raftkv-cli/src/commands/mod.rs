@@ -26,6 +26,7 @@ use clap::Subcommand;
 use raftkv_cli::Client;
 use std::ffi::OsString;
 use std::io::{self, Read};
+use std::time::Duration;
 use tokio::task::spawn_blocking;
 
 /// What to do.
@@ -90,4 +91,9 @@ async fn read_text(file: OsString) -> io::Result<String> {
         }
     };
     spawn_blocking(read).await.map_err(io::Error::other).flatten()
+}
+
+/// A duration as people write it.
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text).map_err(|_| "write a number and a unit, like 5s or 500ms".to_owned())
 }
