@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep};
 #[derive(clap::Args)]
 pub(crate) struct Verify {
     /// How long to wait for the nodes to compute, like 10m
-    #[arg(long, value_parser = humantime::parse_duration, default_value = "1h")]
+    #[arg(long, value_parser = super::duration, default_value = "1h")]
     wait: Duration,
 }
 
