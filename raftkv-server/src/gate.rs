@@ -9,6 +9,7 @@ use raftkv_proto::raft::v1 as wire;
 
 use crate::admin::Admin;
 use crate::begin::{Lobby, Members, Statement};
+use crate::removal::Removal;
 use crate::store::Store;
 use crate::verification::Verification;
 
@@ -35,6 +36,8 @@ pub struct Open {
     pub transport: GrpcTransport,
     /// Compares the state with those of the others.
     pub verification: Verification,
+    /// Whether this node was removed without being told.
+    pub(crate) removal: Removal,
 }
 
 impl Gate {

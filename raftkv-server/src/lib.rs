@@ -25,6 +25,7 @@ pub mod join;
 pub mod node;
 pub mod peer;
 pub mod peers;
+mod removal;
 mod room;
 pub mod server;
 pub mod service;

@@ -37,6 +37,7 @@ use crate::gate::{Gate, Open};
 use crate::join::{self, IdTaken};
 use crate::node::{self, Ended, Handle, Mailbox, StartError};
 use crate::peer::Peer;
+use crate::removal::Removal;
 use crate::room::Room;
 use crate::service::cluster::ClusterService;
 use crate::service::kv::KvService;
@@ -192,6 +193,7 @@ impl Server {
         let schedule = housekeeping::Schedule { history: config.history, verify_every: config.verify_every };
         tasks.spawn(housekeeping::keep_house(open.store.clone(), verification.clone(), schedule));
         tasks.spawn(verification.clone().run());
+        tasks.spawn(open.removal.clone().watch(open.store.clone(), open.identity));
         tasks.spawn(open.store.room().clone().watch(folder.clone()));
         gate.open(open);
         Ok(Self { gate, listen, folder, node, node_ended, network, transport, verification, _tasks: tasks })
@@ -387,7 +389,7 @@ fn start_node(
     let store = Store::new(node.clone(), reader, transport.clone(), address, room);
     let admin = Admin::new(identity, contract, node.clone(), store.clone());
     let verification = Verification::new(identity, folder.to_owned(), node.clone(), transport.clone(), marks);
-    Ok((node, ended, Open { identity, store, admin, transport, verification }))
+    Ok((node, ended, Open { identity, store, admin, transport, verification, removal: Removal::default() }))
 }
 
 /// The node's mailbox, as the transport sees it.

@@ -422,3 +422,31 @@ fn a_node_that_joins_refuses_flags_that_contradict() {
     let both = run_to_end(&["--id=1", "--join=localhost:1", "--peers=localhost:2"]);
     assert_eq!(both.status.code(), Some(2), "{both:?}");
 }
+
+#[tokio::test]
+async fn a_node_that_was_removed_finds_out_and_says_so() {
+    let mut cluster = Cluster::start(3).await;
+    let leader = cluster.leader().await;
+    let removed = cluster.ids().into_iter().find(|id| *id != leader).unwrap();
+    // It can't hear of its removal.
+    cluster.node(removed).pause();
+    cluster.client_at(leader).remove_member(removed).await.unwrap();
+    cluster.node(removed).resume();
+    cluster.node(removed).says("it was removed from the cluster, as node").await;
+    let alarms = cluster.status(removed).await.unwrap().alarms;
+    assert!(alarms.iter().any(|alarm| alarm.contains("--join")), "{alarms:?}");
+    for id in cluster.ids().into_iter().filter(|id| *id != removed) {
+        assert_eq!(cluster.status(id).await.unwrap().alarms, Vec::<String>::new(), "node {id}");
+    }
+}
+
+#[tokio::test]
+async fn a_node_that_has_lost_its_majority_is_not_called_removed() {
+    let mut cluster = Cluster::start(3).await;
+    let (alone, others) = (3, [1, 2]);
+    others.into_iter().for_each(|id| cluster.node(id).pause());
+    tokio::time::sleep(Duration::from_secs(7)).await;
+    assert_eq!(cluster.status(alone).await.unwrap().alarms, Vec::<String>::new());
+    others.into_iter().for_each(|id| cluster.node(id).resume());
+    cluster.leader().await;
+}

@@ -187,6 +187,7 @@ async fn of_running(gate: &Gate, open: &Open) -> wire::StatusReply {
 /// What a person should know at once.
 fn alarms(open: &Open) -> Vec<String> {
     let mut alarms = open.verification.alarms();
+    alarms.extend(open.removal.alarm());
     alarms.extend(open.store.room().shortage().map(|shortage| shortage.to_string()));
     alarms
 }
