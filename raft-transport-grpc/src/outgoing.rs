@@ -1,7 +1,9 @@
 //! Snapshots on their way to peers: each a task and a connection of its own, so that they hold up nothing else.
 
 use std::collections::BTreeMap;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
 
 use raft_core::port::{Capture, SnapshotError};
 use raft_core::types::{Incarnation, NodeId};
@@ -21,6 +23,9 @@ use crate::destination::{Destination, Reached};
 use crate::error::Error;
 use crate::local::Local;
 use crate::pace::Pace;
+
+/// How often a transfer says that the state is being read.
+const READ_REPORT: Duration = Duration::from_millis(500);
 
 /// How much is read and sent at once. Well below the limit on the wire, so that a chunk is no long wait.
 const CHUNK_BYTES: usize = 256 << 10;
@@ -255,13 +260,29 @@ impl Sender {
 
     /// Reads and sends the chunk at `offset`. Returns where the next one begins.
     async fn send_chunk(&mut self, attempt: &Attempt, offset: u64, max_bytes: usize) -> Result<u64, Error> {
-        let data = self.source.read(offset, max_bytes).await?;
+        let data = self.read(offset, max_bytes).await?;
         self.pace.went(data.len());
         let next = offset + data.len() as u64;
         let part = Some(Part::Chunk(chunk_to_wire(offset, data)));
         // A stream that is over says why in its reply.
         let _ = attempt.requests.send(InstallSnapshotRequest { part }).await;
         Ok(next)
+    }
+}
+
+impl Sender {
+    /// Reads from the capture. The first read has the state copied, which may take longer than anybody waits for a transfer that stands still: so it is
+    /// told that this one does not.
+    async fn read(&mut self, offset: u64, max_bytes: usize) -> Result<bytes::Bytes, Error> {
+        let reports = &self.reports;
+        let mut read = pin!(self.source.read(offset, max_bytes));
+        let data = loop {
+            tokio::select! {
+                data = &mut read => break data?,
+                () = sleep(READ_REPORT) => reports.progress(),
+            }
+        };
+        Ok(data)
     }
 }
 

@@ -9,6 +9,8 @@ use std::mem;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::thread::sleep;
+use std::time::Instant;
 
 use bytes::Bytes;
 use raft_core::port::{Capture, SnapshotError};
@@ -21,6 +23,9 @@ use crate::folder::remove_file;
 use crate::position::Position;
 use crate::schema::{self, run};
 use crate::snapshot::SnapshotFolder;
+
+/// How many pages are copied between two pauses.
+const PAGES: i32 = 256;
 
 /// Begins captures. Those of the same state share a copy.
 pub(crate) struct Captures {
@@ -145,8 +150,13 @@ pub(crate) fn copy_pages(state: &Connection, path: &Path) -> rusqlite::Result<()
     let mut copy = Connection::open(path)?;
     copy.execute_batch("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF")?;
     let backup = Backup::new(state, &mut copy)?;
-    match backup.step(-1)? {
-        StepResult::Done => Ok(()),
-        unfinished => unreachable!("nobody else has the copy open, and the state is pinned: {unfinished:?}"),
+    loop {
+        let began = Instant::now();
+        match backup.step(PAGES)? {
+            StepResult::Done => return Ok(()),
+            // As long a pause as the work: who writes meanwhile shall hardly notice.
+            StepResult::More => sleep(began.elapsed()),
+            unfinished => unreachable!("nobody else has the copy open, and the state is pinned: {unfinished:?}"),
+        }
     }
 }

@@ -16,6 +16,9 @@ use crate::sandbox;
 use crate::schema;
 use crate::snapshot::SnapshotFolder;
 
+/// How many bytes may come before they are made durable.
+const SETTLED_BYTES: u64 = 8 << 20;
+
 /// Puts captures together. What it knows of the one under way is forgotten over a restart.
 pub(crate) struct SnapshotStaging {
     folder: Arc<SnapshotFolder>,
@@ -30,6 +33,8 @@ struct Receiving {
     size_bytes: u64,
     /// How much is here, from the start on.
     received: u64,
+    /// How much of that is durable for certain.
+    settled: u64,
     file: File,
     /// Verified, durable, and under its name.
     is_finished: bool,
@@ -49,7 +54,7 @@ impl SnapshotStaging {
         // Another file, so that nobody who still writes to the one before can reach it.
         let created = remove_file(&path).and_then(|()| File::create_new(&path));
         let file = created.map_err(Error::io("beginning to receive a snapshot in", &path))?;
-        Ok(Receiving { capture, last, size_bytes, received: 0, file, is_finished: false })
+        Ok(Receiving { capture, last, size_bytes, received: 0, settled: 0, file, is_finished: false })
     }
 
     /// Verifies what was received, and gives it its name.
@@ -120,7 +125,21 @@ impl Receiving {
             source,
         })?;
         self.received += length;
-        Ok(())
+        self.settle()
+    }
+
+    /// Makes durable what has come, from time to time: all of it at the end would hold up the log's syncs for as long as that takes.
+    fn settle(&mut self) -> Result<(), Error> {
+        if self.received - self.settled < SETTLED_BYTES {
+            return Ok(());
+        }
+        self.settled = self.received;
+        let settled = self.file.sync_data();
+        settled.map_err(|source| Error::Io {
+            doing: "storing the snapshot at",
+            path: self.last.to_string().into(),
+            source,
+        })
     }
 }
 
