@@ -30,6 +30,19 @@ pub(crate) fn split(script: &str) -> Vec<Part<'_>> {
     parts
 }
 
+/// Where the first line stands that begins with `mark`, a comment, and is no part of a statement.
+pub(crate) fn find_comment(script: &str, mark: &str) -> Option<usize> {
+    let mut state = State::Start;
+    tokens(script).find_map(|Token { kind, start, end }| {
+        let text = &script[start..end];
+        if kind != Kind::Space {
+            state = state.after(kind, text);
+        }
+        let begins_line = start == 0 || script[..start].ends_with('\n');
+        (state == State::Start && begins_line && text.starts_with(mark)).then_some(start)
+    })
+}
+
 fn part(script: &str, begin: usize, end: usize) -> Part<'_> {
     let line = 1 + script[..begin].matches('\n').count();
     Part { line, sql: &script[begin..end] }
@@ -170,6 +183,16 @@ mod tests {
         let explained = "EXPLAIN QUERY PLAN CREATE TRIGGER g DELETE ON t BEGIN SELECT 1; END;";
         assert_eq!(texts(explained), [explained]);
         assert_eq!(texts("CREATE TABLE trigger_happy (a); SELECT 1"), ["CREATE TABLE trigger_happy (a);", "SELECT 1"]);
+    }
+
+    #[test]
+    fn a_comment_is_found_where_it_is_no_part_of_a_statement() {
+        assert_eq!(find_comment("--m 1\n", "--m "), Some(0));
+        assert_eq!(find_comment("SELECT 1;\n--m 1", "--m "), Some(10));
+        assert_eq!(find_comment("SELECT 'a\n--m 1';\n--m 2", "--m "), Some(18));
+        for none in ["SELECT 1; --m 1", "SELECT 1\n--m 1\n;", "/*\n--m 1\n*/", "-- m 1"] {
+            assert_eq!(find_comment(none, "--m "), None, "{none}");
+        }
     }
 
     #[test]

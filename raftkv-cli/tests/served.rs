@@ -339,8 +339,8 @@ fn a_dump_is_loaded_again_as_it_was_and_a_script_of_sqlite_as_well() {
          CREATE VIEW v AS SELECT name FROM parent -- a comment at its end
          ;
          CREATE INDEX i ON parent (name) WHERE id > 1;
-         INSERT INTO parent (id, name, \"odd \"\"name\") VALUES (1, 'it''s', x'00ff'), (2, CAST(x'610062' AS TEXT), NULL), (3, 'a
-b', 9e999);
+         INSERT INTO parent (id, name, \"odd \"\"name\") VALUES (1, 'it''s', x'00ff'), (2, CAST(x'610062' AS TEXT), NULL), (3, 'like a key
+--raftkv put {\"key\":\"never\",\"value\":\"put\"}', 9e999);
          INSERT INTO child VALUES (1, 1, 0.1), (2, 2, 1e300), (3, NULL, -9223372036854775808), (4, 3, -0.0);
          CREATE TRIGGER g AFTER INSERT ON parent BEGIN INSERT INTO noted VALUES (new.name); END;",
     );
@@ -363,11 +363,17 @@ b', 9e999);
     assert_eq!(new.prints(&["sql", "SELECT count(*) FROM noted"]), "count(*)\n0", "triggers come after the rows");
     assert_eq!(new.prints(&["get", "text"]), "line 1\nline 2");
     new.fails(3, &["get", "leased"]);
+    new.fails(3, &["get", "never"]);
 
     let script = "PRAGMA foreign_keys=OFF;\nBEGIN TRANSACTION;\nCREATE TABLE s (a);\nINSERT INTO s VALUES (1);\nINSERT INTO nowhere VALUES (1);\nINSERT INTO s VALUES (2);\nCOMMIT;\n";
     let failed = new.fails_of(1, &["load", "-"], script);
     assert!(failed.contains("stdin:5: no such table: nowhere"), "{failed}");
     assert!(failed.contains("the 2 statements and keys before it are applied"), "{failed}");
     assert_eq!(new.prints(&["sql", "SELECT count(*) FROM s"]), "count(*)\n1");
+    // Together they answer more than a command may.
+    let large = "CREATE TABLE large (a);\n".to_owned()
+        + &"INSERT INTO large VALUES (hex(zeroblob(150000))) RETURNING a;\n".repeat(4);
+    assert_eq!(new.prints_of(&["load", "-"], &large), "5 statements and 0 keys");
+    assert_eq!(new.prints(&["sql", "SELECT count(*) FROM large"]), "count(*)\n4");
     assert!(new.fails_of(2, &["load", "-"], "-- nothing\n").contains("holds no SQL statement and no key"));
 }

@@ -14,7 +14,8 @@ use std::path::PathBuf;
 /// Write tables and keys as SQL text
 ///
 /// All of one state, as fresh as --consistency says. `raftkv-cli load` takes it back, and so does sqlite3, but for the keys: those stand at the end, a line
-/// each, in comments. Keys under a lease are left out: nobody would keep them alive.
+/// each, in comments. Keys under a lease are left out: nobody would keep them alive. Revisions, history and where AUTOINCREMENT went on from stay behind: those
+/// are in a backup.
 #[derive(clap::Args)]
 pub(crate) struct Dump {
     /// Where to put it [default: stdout]

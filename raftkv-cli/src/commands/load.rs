@@ -47,9 +47,7 @@ impl Load {
         let bar = progress_bar(output, items.iter().map(|item| item.bytes as u64).sum());
         let mut done = 0;
         for batch in batches(&items) {
-            if let Err(error) = client.run(program(batch)).await {
-                return Err(failed(client, &name, batch, done, error).await);
-            }
+            apply(client, &name, batch, done).await?;
             done += batch.len();
             bar.inc(batch.iter().map(|item| item.bytes as u64).sum());
         }
@@ -60,22 +58,23 @@ impl Load {
     }
 }
 
-/// What a batch failed of, found by running it statement by statement.
-async fn failed(client: &Client, name: &str, batch: &[Item<'_>], mut done: usize, error: Error) -> Failure {
-    let (mut line, mut error) = (batch[0].line, error);
-    // Whether it was applied is not known, so it is not run again.
-    if matches!(error, Error::Failed(_) | Error::Invalid(_) | Error::TooLarge(_)) {
-        for item in batch {
-            line = item.line;
-            match client.run(program(std::slice::from_ref(item))).await {
-                Ok(_) => done += 1,
-                Err(why) => {
-                    error = why;
-                    break;
-                }
-            }
-        }
+/// Applies a batch, after `done` others. One that is refused is applied one by one, up to what it is refused for; it may also have been too
+/// much for one command.
+async fn apply(client: &Client, name: &str, batch: &[Item<'_>], done: usize) -> Result<(), Failure> {
+    match client.run(program(batch)).await {
+        Ok(_) => return Ok(()),
+        Err(Error::Failed(_) | Error::Invalid(_) | Error::TooLarge(_)) => (),
+        // Whether it was applied may not be known, so it is not run again.
+        Err(error) => return Err(stopped(name, batch[0].line, done, error)),
     }
+    for (before, item) in batch.iter().enumerate() {
+        let ran = client.run(program(std::slice::from_ref(item))).await;
+        ran.map_err(|error| stopped(name, item.line, done + before, error))?;
+    }
+    Ok(())
+}
+
+fn stopped(name: &str, line: usize, done: usize, error: Error) -> Failure {
     let hint = format!("the {done} statements and keys before it are applied");
     Failure::InScript { place: format!("{name}:{line}"), error, hint }
 }
@@ -104,9 +103,7 @@ fn batches<'a>(items: &'a [Item<'a>]) -> impl Iterator<Item = &'a [Item<'a>]> {
 
 fn items(text: &str) -> Result<Vec<Item<'_>>, (usize, String)> {
     // The keys are comments, and stand after all statements.
-    let keys_begin = text.find(&format!("\n{KEY}")).map_or(text.len(), |end| end + 1);
-    let keys_begin = if text.starts_with(KEY) { 0 } else { keys_begin };
-    let (script, keys) = text.split_at(keys_begin);
+    let (script, keys) = text.split_at(statements::find_comment(text, KEY).unwrap_or(text.len()));
     let statements = statements::split(script).into_iter().filter(|part| !is_passed_over(part.sql));
     let mut items: Vec<Item<'_>> =
         statements.map(|Part { line, sql }| Item { line, bytes: sql.len(), act: Act::Sql(sql) }).collect();
